@@ -1,0 +1,47 @@
+# The words of this project; CI calls the same ones.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+STAMP := .venv/.offhook-installed
+
+help:  ## list the words
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml deploy/install.sh
+	@deploy/install.sh
+	@touch $(STAMP)
+
+lock:  ## resolve the dependencies again
+	uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url --upgrade -o requirements.lock
+
+format: $(STAMP)  ## format the code
+	.venv/bin/ruff check --fix-only -q .
+	.venv/bin/ruff format .
+
+check: $(STAMP)  ## style, types, layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy router worker shared tests deploy
+	.venv/bin/lint-imports
+
+test: $(STAMP)  ## all tests (ARGS are given to pytest)
+	$(PY) -m pytest $(ARGS)
+
+coverage: $(STAMP)  ## all tests with branch coverage
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+demo: $(STAMP)  ## answer calls on embedded parts; KEEP=1 keeps serving
+	@$(PY) -m deploy.demo
+
+bench: $(STAMP)  ## measure; QUICK=1 takes a minute
+	@$(PY) -m tests.bench
+
+run: $(STAMP)  ## router, pool and prefetchers with the settings of .env
+	@$(PY) -m deploy.run
+
+clean:  ## remove what the words above made
+	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+.PHONY: help install lock format check test coverage demo bench run clean
