@@ -1,0 +1,51 @@
+"""Every Redis key: its type, who writes it, how long it lives. Commands of Redis 6.2 only.
+
+| key | type | writer | TTL |
+|---|---|---|---|
+| `offhook:pool:<id>` | string, JSON `readiness.PoolRecord` | that pool, every second: its lease | 3 s |
+| `offhook:pools` | set of pool ids, some of them gone | every pool, beside its lease | 60 s |
+| `offhook:customer:<call>` | stream, one field `result` (JSON `prefetch.Result`) | the prefetch job | 300 s |
+| `offhook:wake:<pool>` | stream, at most 1 entry | that pool, to end its own blocking read | 60 s |
+| `offhook:end:<call>:<attempt>` | string, the end reason | the pool that held the call | 900 s |
+| `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call | 900 s, deleted at the end |
+| `rq:*` | RQ's own | router (enqueue), prefetchers | RQ's |
+"""
+
+from typing import Final
+
+from shared.calls import CallSid
+from shared.workers import PoolId
+
+LEASE_MS: Final = 3_000
+POOLS: Final = "offhook:pools"
+"""The pools to ask for leases: listing them by SCAN would walk over every job of RQ."""
+POOLS_TTL_S: Final = 60
+CUSTOMER_TTL_S: Final = 300
+WAKE_TTL_S: Final = 60
+END_TTL_S: Final = 900
+JOURNAL_TTL_S: Final = 900
+
+
+def pool(pool_id: PoolId) -> str:
+    """Name the lease and directory entry of a pool."""
+    return f"offhook:pool:{pool_id}"
+
+
+def customer(call_sid: CallSid) -> str:
+    """Name the stream on which a call's prefetch result arrives."""
+    return f"offhook:customer:{call_sid}"
+
+
+def wake(pool_id: PoolId) -> str:
+    """Name the stream that ends a pool's own blocking read."""
+    return f"offhook:wake:{pool_id}"
+
+
+def end(call_sid: CallSid, attempt: int) -> str:
+    """Name the end reason of one attempt of a call."""
+    return f"offhook:end:{call_sid}:{attempt}"
+
+
+def journal(call_sid: CallSid) -> str:
+    """Name the copy of a call's journal."""
+    return f"offhook:journal:{call_sid}"

@@ -1,0 +1,343 @@
+"""Every message between router, pool, zygote and worker: who sends it and when.
+
+One message is one `SOCK_SEQPACKET` datagram holding JSON with a `type` tag; descriptors travel beside it. A message is
+at most 64 KiB, because a short read truncates a datagram silently and the kernel refuses them near 200 kB.
+Not for anything that crosses the network or is stored: that is `keys` and `journal`.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from shared.agents import Agent
+from shared.calls import CallSid, CallState, EndReason, IncomingCall, StreamSid
+from shared.errors import StreamProtocolError
+from shared.ticket import Ticket
+from shared.workers import PoolId, Resource, WorkerId
+
+PROTOCOL_VERSION: Final = 1
+"""Grows with every change a peer of the former version would not understand."""
+
+MAX_MESSAGE_BYTES: Final = 65_536
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
+    """The base of all messages; the tag is the class name in lower case."""
+
+
+# --- router -> pool -------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """Router to pool, first on every control connection; the pool closes on another version."""
+
+    version: int = PROTOCOL_VERSION
+
+
+class Reserve(Message, frozen=True):
+    """Router to pool, at the webhook: promise a worker to this call for `ttl_s` seconds. Answered by Reserved or NoWorker.
+
+    Asking again for the same call and attempt while the promise lives gives the same answer.
+    """
+
+    request: int
+    call: IncomingCall
+    ttl_s: float
+
+
+class HandOff(Message, frozen=True):
+    """Router to pool, at the media upgrade, with the accepted socket: the pool owns it from here.
+
+    `head` is the whole request head; `accepted_at` is CLOCK_MONOTONIC seconds when the router had read it. The router has
+    checked the signature and opened the ticket; single use is the pool's to judge.
+    """
+
+    ticket: Ticket
+    head: bytes
+    accepted_at: float
+
+
+class AskEnd(Message, frozen=True):
+    """Router to pool, at `/call-ended`: how did this call end? Answered by EndKnown."""
+
+    request: int
+    call_sid: CallSid
+    attempt: int
+
+
+class NoPrefetch(Message, frozen=True):
+    """Router to pool, when the prefetch job could not be queued: nobody need wait for the customer of this call."""
+
+    call_sid: CallSid
+    why: str
+
+
+FromRouter = Hello | Reserve | HandOff | AskEnd | NoPrefetch
+
+# --- pool -> router -------------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    """Pool to router, in answer to Hello."""
+
+    version: int
+    pool: PoolId
+    boot: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why workers do not become ready: the resource that failed, and the last lines of what it said."""
+
+    resource: str
+    detail: str
+
+
+class Readiness(Message, frozen=True):
+    """Pool to router, after Welcome and on every change: what the router may promise from this pool."""
+
+    ready: int
+    warming: int
+    draining: bool = False
+    problems: tuple[Problem, ...] = ()
+
+
+class Reserved(Message, frozen=True):
+    """Pool to router: a worker is promised; `ticket` is what the router signs."""
+
+    request: int
+    ticket: Ticket
+    agent: Agent
+
+
+class NoWorker(Message, frozen=True):
+    """Pool to router: none is free."""
+
+    request: int
+    why: Literal["none_ready", "draining"]
+
+
+class EndKnown(Message, frozen=True):
+    """Pool to router: the state of a call, and its end reason when it has one. `state` is None for a call not of ours."""
+
+    request: int
+    state: CallState | None
+    reason: EndReason | None
+
+
+FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown
+
+# --- pool -> zygote and back ----------------------------------------------------------------------------------------
+
+
+class Fork(Message, frozen=True):
+    """Pool to zygote, with the worker's end of its socket pair: fork a worker."""
+
+    worker: WorkerId
+
+
+class Alive(Message, frozen=True):
+    """Zygote to pool, once: everything is imported and loaded; `threads` must be 1."""
+
+    warm_s: float
+    threads: int
+
+
+class Forked(Message, frozen=True):
+    """Zygote to pool, with a pidfd made before the child could be reaped."""
+
+    worker: WorkerId
+    pid: int
+
+
+class ForkRefused(Message, frozen=True):
+    """Zygote to pool: no fork happened (more than one thread, or the system refused)."""
+
+    worker: WorkerId
+    why: str
+
+
+class Reaped(Message, frozen=True):
+    """Zygote to pool: a worker's process was waited for; `status` is its wait status."""
+
+    pid: int
+    status: int
+
+
+ToZygote = Fork
+
+# --- pool -> worker -------------------------------------------------------------------------------------------------
+
+
+class Prepare(Message, frozen=True):
+    """Pool to worker, at reservation: open STT, take the agent's profile, warm the LLM connection."""
+
+    call: IncomingCall
+    agent: Agent
+    reserved_at: float
+
+
+class Bind(Message, frozen=True):
+    """Pool to worker, with the socket on which the 101 has been written: serve this call.
+
+    `accepted_at` and `reserved_at` are CLOCK_MONOTONIC seconds. `resume` is None for a new call; a resumed one (later)
+    carries its journal here, because bind and resume are one path.
+    """
+
+    call: IncomingCall
+    agent: Agent
+    accepted_at: float
+    reserved_at: float
+    resume: None = None
+
+
+class Customer(Message, frozen=True):
+    """Pool to worker: what the prefetch found, as often as it changes; the first one opens the first-answer gate.
+
+    `outcome` is `found`, `unknown` (nobody has this number) or why there is none; `record` only with `found`.
+    """
+
+    outcome: Literal["found", "unknown", "failed", "unavailable"]
+    record: dict[str, Any] | None = None
+
+
+class Retire(Message, frozen=True):
+    """Pool to worker: leave. A parked worker exits at once; one in a call says goodbye first (`drained`)."""
+
+    why: str
+
+
+class EndStored(Message, frozen=True):
+    """Pool to worker: the end reason is stored (or Redis had its 300 ms); the stream may be closed."""
+
+
+ToWorker = Prepare | Bind | Customer | Retire | EndStored
+
+# --- worker -> pool -------------------------------------------------------------------------------------------------
+
+
+class Ready(Message, frozen=True):
+    """Worker to pool: the self-check passed."""
+
+    build_s: float
+
+
+class WarmFailed(Message, frozen=True):
+    """Worker to pool, before it exits: what could not be warmed, and the traceback. Also zygote to pool, when it cannot load."""
+
+    resource: str
+    detail: str
+    traceback: str
+
+
+class Beat(Message, frozen=True):
+    """Worker to pool, every 0.5 s and on every change: what is warm now, and how late the loop was."""
+
+    warm: dict[Resource, bool]
+    lag_s: float
+
+
+class ProviderLost(Message, frozen=True):
+    """Worker to pool, when a parked worker lost a provider: it can serve nobody."""
+
+    resource: Resource
+    detail: str
+
+
+class Observed(Message, frozen=True):
+    """Worker to pool: one observation for a histogram of `shared.metrics`; the pool exposes it."""
+
+    timing: str
+    seconds: float
+    stage: str = ""
+
+
+class Started(Message, frozen=True):
+    """Worker to pool, when `start` has been read."""
+
+    stream_sid: StreamSid
+
+
+class FirstMedia(Message, frozen=True):
+    """Worker to pool, when the first media message was written; refills may go on."""
+
+    at: float
+
+
+class Entry(Message, frozen=True):
+    """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
+
+    `kind`: `user` (final text), `agent` (text sent to speech), `heard` (text whose mark came back), `tool` and `result`
+    (with `key` the tool call id), `customer` (the outcome of the prefetch). `at` is unix seconds.
+    """
+
+    kind: Literal["user", "agent", "heard", "tool", "result", "customer"]
+    text: str
+    at: float
+    key: str = ""
+
+
+class Counted(Message, frozen=True):
+    """Worker to pool: something of `shared.metrics.Oddity` happened on the stream `times` times."""
+
+    oddity: str
+    times: int = 1
+
+
+class Ending(Message, frozen=True):
+    """Worker to pool: the call is over for this reason; answered by EndStored, then the worker closes the stream."""
+
+    reason: EndReason
+
+
+class Closed(Message, frozen=True):
+    """Worker to pool: the stream was shut down; the pool drops its duplicate."""
+
+
+FromWorker = (
+    Ready | WarmFailed | Beat | ProviderLost | Observed | Started | FirstMedia | Entry | Counted | Ending | Closed
+)
+
+FromZygote = Alive | Forked | ForkRefused | Reaped | WarmFailed
+
+# --- framing --------------------------------------------------------------------------------------------------------
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """Write a message as one datagram.
+
+    Raises:
+        StreamProtocolError: it would be larger than 64 KiB.
+    """
+    data = _encoder.encode(message)
+    if len(data) > MAX_MESSAGE_BYTES:
+        msg = f"{type(message).__name__} of {len(data)} bytes is over {MAX_MESSAGE_BYTES}"
+        raise StreamProtocolError(msg)
+    return data
+
+
+class Reader(msgspec.Struct, frozen=True):
+    """Reads the messages one peer may send."""
+
+    decoder: Any
+
+    def __call__(self, data: bytes) -> Any:
+        """Read one datagram.
+
+        Raises:
+            StreamProtocolError: it is not one of the messages this peer may send.
+        """
+        try:
+            return self.decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            msg = f"unreadable message: {error}"
+            raise StreamProtocolError(msg) from error
+
+
+FROM_ROUTER: Final = Reader(msgspec.json.Decoder(FromRouter))
+FROM_POOL: Final = Reader(msgspec.json.Decoder(FromPool))
+TO_ZYGOTE: Final = Reader(msgspec.json.Decoder(ToZygote))
+FROM_ZYGOTE: Final = Reader(msgspec.json.Decoder(FromZygote))
+TO_WORKER: Final = Reader(msgspec.json.Decoder(ToWorker))
+FROM_WORKER: Final = Reader(msgspec.json.Decoder(FromWorker))

@@ -1,0 +1,254 @@
+"""Every metric of the project, exposed as verbs. Units are seconds; labels come from closed sets only.
+
+A worker never exposes metrics: it sends observations to its pool. CallSid and phone numbers are never labels.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from shared.calls import EndReason
+from shared.workers import Resource, WorkerState
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # one extra series per child otherwise
+
+FAST: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.06, 0.1, 0.25, 0.5, 1, 2.5, 5)
+"""Edges for what should take milliseconds; 2, 10, 60 and 100 ms are targets."""
+
+SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 5, 10)
+"""Edges for what a caller waits for; 200, 250, 350, 400 and 500 ms are targets."""
+
+
+class Timing(StrEnum):
+    """What a worker measures; each is a histogram of the pool."""
+
+    GREETING_START = "greeting_start"
+    START_TO_FIRST_MEDIA = "start_to_first_media"
+    PIPELINE_CREATION = "pipeline_creation"
+    AGENT_READY = "agent_ready"
+    CONTEXT_INJECTION = "context_injection"
+    FIRST_LLM_RESPONSE = "first_llm_response"
+    TURN = "turn"
+    LOOP_LAG = "loop_lag"
+
+
+class Stage(StrEnum):
+    """The parts of one turn: end of speech → final text → first token → first audio; `total` is end of speech → audio."""
+
+    STT = "stt"
+    LLM = "llm"
+    TTS = "tts"
+    TOTAL = "total"
+
+
+class Oddity(StrEnum):
+    """What a stream may bring that it should not; counted, and the call goes on."""
+
+    BINARY_FRAME = "binary_frame"
+    INVALID_JSON = "invalid_json"
+    UNKNOWN_EVENT = "unknown_event"
+    OVERSIZE_FRAME = "oversize_frame"
+    WRONG_STREAM = "wrong_stream"
+    SEQUENCE_GAP = "sequence_gap"
+    BAD_PAYLOAD = "bad_payload"
+    UNKNOWN_MARK = "unknown_mark"
+
+
+class UpgradeRefusal(StrEnum):
+    """Why a media upgrade was answered with 403 (or 503)."""
+
+    SIGNATURE = "signature"
+    GARBLED = "garbled"
+    FORGED = "forged"
+    EXPIRED = "expired"
+    SPENT = "spent"
+    MALFORMED = "malformed"
+    NO_POOL = "no_pool"
+
+
+def registry() -> CollectorRegistry:
+    """Make a registry with what every process exposes about itself."""
+    made = CollectorRegistry()
+    ProcessCollector(registry=made)
+    PlatformCollector(registry=made)
+    GCCollector(registry=made)
+    return made
+
+
+class PoolMetrics:
+    """What a pool exposes about its workers and calls."""
+
+    def __init__(self, registry: CollectorRegistry, slots: int) -> None:
+        def histogram(name: str, words: str, edges: tuple[float, ...], labels: Iterable[str] = ()) -> Histogram:
+            return Histogram(name, words, list(labels), registry=registry, buckets=edges)
+
+        self._timings: dict[Timing, Histogram] = {
+            Timing.GREETING_START: histogram(
+                "offhook_greeting_start_latency_seconds", "Media socket accepted to first media message written", FAST
+            ),
+            Timing.START_TO_FIRST_MEDIA: histogram(
+                "offhook_start_to_first_media_seconds", "Carrier's start read to first media message written", FAST
+            ),
+            Timing.PIPELINE_CREATION: histogram(
+                "offhook_pipeline_creation_seconds", "Fork of a worker to READY: pipeline running, TTS open", SLOW
+            ),
+            Timing.AGENT_READY: histogram(
+                "offhook_agent_ready_seconds",
+                "Carrier's start read to STT and TTS both connected (0 when before)",
+                SLOW,
+            ),
+            Timing.CONTEXT_INJECTION: histogram(
+                "offhook_context_injection_seconds", "Reservation to customer record in the system instruction", SLOW
+            ),
+            Timing.FIRST_LLM_RESPONSE: histogram(
+                "offhook_first_llm_response_seconds", "First completion of a call asked for to its first token", SLOW
+            ),
+            Timing.TURN: histogram(
+                "offhook_turn_latency_seconds", "Parts of a turn, from the end of the caller's speech", SLOW, ["stage"]
+            ),
+            Timing.LOOP_LAG: histogram(
+                "offhook_event_loop_lag_seconds", "How late the loops of pool and workers ran a timer", FAST
+            ),
+        }
+        for stage in Stage:
+            self._timings[Timing.TURN].labels(stage)
+        self._workers = Gauge("offhook_workers", "Live workers by state", ["state"], registry=registry)
+        self._warm = Gauge(
+            "offhook_worker_warm", "1 when a resource of this worker is warm", ["worker", "resource"], registry=registry
+        )
+        self._state = Gauge(
+            "offhook_worker_state", "1 for the state this worker is in", ["worker", "state"], registry=registry
+        )
+        self._cold = Counter("offhook_cold_starts", "Calls that found no ready worker", registry=registry)
+        self._empty = Counter("offhook_pool_empty_seconds", "Time without any ready worker", registry=registry)
+        self._active = Gauge("offhook_calls_active", "Calls with a live stream", registry=registry)
+        self._calls = Counter("offhook_calls", "Calls ended, by end reason", ["end_reason"], registry=registry)
+        self._oddities = Counter("offhook_stream_oddities", "Odd things on streams", ["oddity"], registry=registry)
+        self._refused = Counter("offhook_handoffs_refused", "Upgrades the pool refused", ["reason"], registry=registry)
+        self._failed_warmups = Counter(
+            "offhook_warmups_failed", "Workers that did not become ready", ["resource"], registry=registry
+        )
+        self._expired = Counter("offhook_reservations_expired", "Reservations nobody came for", registry=registry)
+        self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
+        for reason in EndReason:
+            self._calls.labels(reason)
+        for oddity in Oddity:
+            self._oddities.labels(oddity)
+        for slot in range(slots):
+            self.show_worker(slot, None, {})
+        for state in WorkerState:
+            self._workers.labels(state)
+
+    def observe(self, timing: Timing, seconds: float, stage: str = "") -> None:
+        """Add one observation; `stage` only with `Timing.TURN`."""
+        histogram = self._timings[timing]
+        (histogram.labels(Stage(stage)) if timing is Timing.TURN else histogram).observe(max(0.0, seconds))
+
+    def show_worker(self, slot: int, state: WorkerState | None, warm: dict[Resource, bool]) -> None:
+        """Show the worker in a slot: its state (None for an empty slot) and what is warm in it."""
+        for each in WorkerState:
+            self._state.labels(str(slot), each).set(each is state)
+        for resource in Resource:
+            self._warm.labels(str(slot), resource).set(warm.get(resource, False))
+
+    def show_states(self, counts: dict[WorkerState, int]) -> None:
+        """Show how many workers are in each state."""
+        for state in WorkerState:
+            self._workers.labels(state).set(counts.get(state, 0))
+
+    def cold_start(self) -> None:
+        """Count a call that found no ready worker."""
+        self._cold.inc()
+
+    def empty_for(self, seconds: float) -> None:
+        """Add time during which no worker was ready."""
+        self._empty.inc(seconds)
+
+    def calls_active(self, count: int) -> None:
+        """Show how many calls have a live stream."""
+        self._active.set(count)
+
+    def call_ended(self, reason: EndReason) -> None:
+        """Count the end of a call."""
+        self._calls.labels(reason).inc()
+
+    def oddity(self, oddity: Oddity, times: int = 1) -> None:
+        """Count something odd on a stream."""
+        self._oddities.labels(oddity).inc(times)
+
+    def handoff_refused(self, refusal: UpgradeRefusal) -> None:
+        """Count an upgrade the pool refused after the router had handed it over."""
+        self._refused.labels(refusal).inc()
+
+    def warmup_failed(self, resource: str) -> None:
+        """Count a worker that did not become ready; an unknown resource counts as `other`."""
+        known = resource if resource in {*Resource, "zygote"} else "other"
+        self._failed_warmups.labels(known).inc()
+
+    def reservation_expired(self) -> None:
+        """Count a reservation nobody came for."""
+        self._expired.inc()
+
+    def redis_up(self, *, up: bool) -> None:
+        """Show whether Redis answers."""
+        self._redis_up.set(up)
+
+
+class RouterMetrics:
+    """What a router exposes about webhooks and upgrades."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._webhook = Histogram(
+            "offhook_webhook_seconds", "Webhook read to answer written", ["result"], registry=registry, buckets=FAST
+        )
+        self._refused = Counter("offhook_requests_refused", "Requests refused", ["route", "reason"], registry=registry)
+        self._upgrades = Counter("offhook_upgrades", "Media upgrades", ["result"], registry=registry)
+        self._enqueue = Counter("offhook_prefetch_enqueued", "Prefetch jobs queued", ["result"], registry=registry)
+        self._ready = Gauge("offhook_router_ready_workers", "Ready workers of connected pools", registry=registry)
+        for result in ("reserved", "repeated", "no_worker", "bad_request", "forbidden"):
+            self._webhook.labels(result)
+        for outcome in ("handed_off", "refused"):
+            self._upgrades.labels(outcome)
+        for outcome in ("queued", "failed"):
+            self._enqueue.labels(outcome)
+
+    def webhook(self, result: str, seconds: float) -> None:
+        """Add an answered webhook; `result` is one of reserved, repeated, no_worker, bad_request, forbidden."""
+        self._webhook.labels(result).observe(seconds)
+
+    def refused(self, route: str, reason: str) -> None:
+        """Count a refused request by route name and reason (both from closed sets)."""
+        self._refused.labels(route, reason).inc()
+
+    def upgrade(self, *, handed_off: bool) -> None:
+        """Count a media upgrade."""
+        self._upgrades.labels("handed_off" if handed_off else "refused").inc()
+
+    def prefetch_queued(self, *, queued: bool) -> None:
+        """Count a prefetch job that was queued, or could not be."""
+        self._enqueue.labels("queued" if queued else "failed").inc()
+
+    def ready_workers(self, count: int) -> None:
+        """Show how many workers the connected pools have ready."""
+        self._ready.set(count)
+
+
+class PrefetchMetrics:
+    """What the prefetchers expose."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._prefetch = Histogram(
+            "offhook_context_prefetch_seconds", "Job queued to customer record published", ["outcome"],
+            registry=registry, buckets=SLOW,
+        )  # fmt: skip
+        for outcome in ("found", "unknown", "failed", "unavailable"):
+            self._prefetch.labels(outcome)
+
+    def prefetched(self, outcome: str, seconds: float) -> None:
+        """Add one lookup; `outcome` as in `shared.messages.Customer`."""
+        self._prefetch.labels(outcome).observe(max(0.0, seconds))

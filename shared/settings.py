@@ -1,0 +1,228 @@
+"""The only reader of the environment: settings, named as their vendors write them.
+
+Loaded once in each `__main__` and passed down. A wrong setting is reported by name, one line per problem, before
+anything listens. `deploy/env.example` documents each of these and is tested against this module.
+"""
+
+import ipaddress
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import OffhookError, SettingsError
+
+ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Text = Annotated[str, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
+
+
+class Process(StrEnum):
+    """Who loads the settings; each needs others."""
+
+    ROUTER = "router"
+    POOL = "pool"
+    PREFETCHER = "prefetcher"
+
+
+REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
+    Process.ROUTER: ("PUBLIC_BASE_URL",),
+    Process.POOL: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
+    Process.PREFETCHER: (),
+}
+
+NOT_BUILT_YET: Final = ("EAGER_TOOL_LOADING", "DIRECT_GREETING_INJECTION", "PARALLEL_CONTEXT_PREFETCH")
+"""The rollback switches: the old behaviour they bring back is not built, so `false` must not be accepted silently."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Field names are the environment's names in lower case; defaults are production's."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    public_base_url: Text = ""
+    redis_url: Text = "redis://127.0.0.1:6379/0"
+    log_level: Text = "INFO"
+
+    twilio_account_sid: Text = ""
+    twilio_auth_token: SecretStr = SecretStr("")
+    twilio_api_base_url: Text = "https://api.twilio.com"
+    twilio_validate_signatures: bool = True
+    ticket_key: SecretStr = SecretStr("")
+    ticket_ttl: Seconds = 30.0
+    console_token: SecretStr = SecretStr("")
+
+    openai_api_key: SecretStr = SecretStr("")
+    openai_base_url: Text = "https://api.openai.com/v1"
+    openai_model: Text = "gpt-4.1"
+    cartesia_api_key: SecretStr = SecretStr("")
+    cartesia_tts_url: Text = "wss://api.cartesia.ai/tts/websocket"
+    cartesia_stt_url: Text = "wss://api.cartesia.ai"
+    cartesia_voice_id: Text = ""
+    cartesia_tts_model: Text = "sonic-3.5"
+    cartesia_stt_model: Text = "ink-whisper"
+    cartesia_stt_language: Text = ""
+    stt_provider: Text = "cartesia"
+    tts_provider: Text = "cartesia"
+    tts_max_connections: int = Field(default=0, ge=0)
+    stt_max_connections: int = Field(default=0, ge=0)
+
+    supabase_url: Text = ""
+    supabase_secret_key: SecretStr = SecretStr("")
+    prefetch_timeout: Seconds = 2.0
+    prefetch_workers: int = Field(default=4, ge=1, le=256)
+    prefetch_metrics_port: Port = 9101
+
+    agents_file: Path | None = None
+    assets_dir: Path = ASSETS
+    greeting_audio_enabled: bool = True
+    greeting_audio_clip: Text = "greeting"
+    eager_tool_loading: bool = True
+    direct_greeting_injection: bool = True
+    parallel_context_prefetch: bool = True
+
+    pool_id: Text = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    pool_ready: int = Field(default=4, ge=1, le=1024)
+    pool_max: int = Field(default=0, ge=0, le=4096)
+    recycle_after: Seconds = 240.0
+    drain_timeout: Annotated[float, Field(ge=0)] = 3600.0
+    max_call_duration: Seconds = 3600.0
+    start_timeout: Seconds = 5.0
+    silence_timeout: Seconds = 10.0
+    pool_metrics_host: Text = "0.0.0.0"
+    pool_metrics_port: Port = 9100
+    handoff_dir: Path = Path("/run/offhook")
+
+    router_host: Text = "0.0.0.0"
+    router_port: Port = 8080
+
+    @field_validator("public_base_url")
+    @classmethod
+    def _public_base_url(cls, value: str) -> str:
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in {"https", "http"} or not parts.hostname:
+            raise ValueError("must be an absolute URL such as https://voice.example.com")
+        if parts.path.rstrip("/") or parts.query or parts.fragment or parts.username:
+            raise ValueError("must be scheme and host only, without path, query or user")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError("must be https (http only with a loopback host)")
+        return value.rstrip("/")
+
+    @field_validator("stt_provider", "tts_provider")
+    @classmethod
+    def _provider(cls, value: str) -> str:
+        if value != "cartesia":
+            raise ValueError("only cartesia is built so far")
+        return value
+
+    @field_validator("supabase_url", "openai_base_url", "twilio_api_base_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
+            raise ValueError("must be an http(s) URL")
+        return value.rstrip("/")
+
+    @field_validator("cartesia_tts_url", "cartesia_stt_url")
+    @classmethod
+    def _ws_url(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"ws", "wss"} or not urlsplit(value).hostname:
+            raise ValueError("must be a ws(s) URL")
+        return value.rstrip("/")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _log_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        problems = [f"{name}: false is not built yet" for name in NOT_BUILT_YET if not getattr(self, name.lower())]
+        if not self.twilio_validate_signatures and not _is_loopback(urlsplit(self.public_base_url).hostname or ""):
+            problems.append("TWILIO_VALIDATE_SIGNATURES: false is only for a loopback PUBLIC_BASE_URL")
+        if self.supabase_url and not self.supabase_secret_key.get_secret_value():
+            problems.append("SUPABASE_SECRET_KEY: missing beside SUPABASE_URL")
+        if self.pool_max and self.pool_max < self.pool_ready:
+            problems.append("POOL_MAX: must not be below POOL_READY")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def max_workers(self) -> int:
+        """The most live workers in any state: `POOL_MAX` (by default ten times `POOL_READY`), within the voice plan's sockets."""
+        most = self.pool_max or 10 * self.pool_ready
+        return min(most, self.tts_max_connections) if self.tts_max_connections else most
+
+    @property
+    def ticket_secret(self) -> str:
+        """What the ticket key is derived from: `TICKET_KEY`, else the Twilio token."""
+        return self.ticket_key.get_secret_value() or self.twilio_auth_token.get_secret_value()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(process: Process, **overrides: Any) -> Settings:
+    """Read the settings for one kind of process from the environment, `.env` and overrides (by field name).
+
+    Raises:
+        SettingsError: one line per problem, each beginning with the setting's name; values are not repeated, since
+            any of them may be a secret.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_lines(error))) from None
+    missing = [name for name in REQUIRED[process] if not _text(getattr(settings, name.lower()))]
+    if process is Process.ROUTER and not settings.ticket_secret:
+        missing.append("TWILIO_AUTH_TOKEN")
+    if process is Process.ROUTER and settings.twilio_validate_signatures and "TWILIO_AUTH_TOKEN" not in missing:
+        missing += [] if _text(settings.twilio_auth_token) else ["TWILIO_AUTH_TOKEN"]
+    if missing:
+        raise SettingsError("\n".join(f"{name}: missing" for name in missing))
+    return settings
+
+
+def refuse(error: OffhookError) -> NoReturn:
+    """Say on stderr what is wrong, one line per problem, and exit 2: what every `__main__` does before it listens."""
+    for line in str(error).splitlines():
+        print(f"offhook: {line}", file=sys.stderr)  # noqa: T201 - the logs are not configured yet
+    sys.exit(2)
+
+
+def _text(value: SecretStr | str) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False, include_input=False):
+        words = problem["msg"].removeprefix("Value error, ")
+        name = ".".join(str(part) for part in problem["loc"]).upper()
+        lines += [f"{name}: {words}"] if name else words.splitlines()
+    return lines
