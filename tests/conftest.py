@@ -1,0 +1,40 @@
+"""Fixtures for all tests: a real Redis, one server for the session, empty at the start of each test that asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def _redis_of_the_session() -> Iterator[RedisServer]:
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis_url(_redis_of_the_session: RedisServer) -> str:
+    """Give the address of an empty Redis."""
+    _redis_of_the_session.flush()
+    return _redis_of_the_session.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis of the test's own, started, which it may stop, kill and start again."""
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,227 @@
+"""A stand-in for OpenAI's chat completions: scripted answers first, then the rules of tests.standins.rules.
+
+    python -m tests.standins.openai_api --port 0 --llm-first-token-ms 300
+
+`POST /_control` knows the settings of `OpenAISettings` and the action `script`: a list of answers
+`{"text": ...}` or `{"tool": ..., "arguments": {...}, "text": ...}`, used up in order by the requests that follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.standins import openai_wire as wire
+from tests.standins import rules
+from tests.standins.control import Control, parser, serve, settings_from
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAISettings:
+    """Latencies in ms and faults; 0 and empty mean none."""
+
+    api_key: str = ""  # the only one accepted; empty accepts any, but one must be there
+    llm_first_token_ms: float = 300.0
+    token_ms: float = 10.0  # between tokens
+    fail_status: int = 0  # answer requests with this HTTP status
+    fail_code: str = ""  # and this `code` in the error, for instance insufficient_quota
+    fail_next: int = 0  # only so many requests fail (with 500 if no status is set), then all is well again
+    stall: bool = False  # take requests, never answer
+    drop_mid_stream: bool = False  # cut the connection after half of a stream
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    """What is read of a request; the rest is the business of a real model."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+
+
+class ScriptedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the script."""
+
+    text: str = ""
+    tool: str | None = None
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Model:
+    """Answers requests, one script for all of them."""
+
+    def __init__(self, settings: OpenAISettings) -> None:
+        self.control = Control(settings, actions={"script": self._set_script})
+        self._script: deque[ScriptedAnswer] = deque()
+        self._number = 0
+        self._connections: set[int] = set()
+
+    async def completions(self, request: Request) -> Response:
+        """Serve `POST /v1/chat/completions`."""
+        settings = self.control.settings
+        self._count(request)
+        if refusal := self._refusal(request):
+            return refusal
+        try:
+            asked = msgspec.json.decode(await request.body(), type=ChatRequest)
+        except msgspec.MsgspecError as error:
+            return JSONResponse(wire.error(400, str(error)), 400)
+        entry = self.control.note(
+            "completion",
+            messages=asked.messages,
+            model=asked.model,
+            stream=asked.stream,
+            tools=[tool.get("function", {}).get("name") for tool in asked.tools],
+            connection=request.scope["state"]["connection"],
+        )
+        if settings.stall:
+            await _gone(request.receive)
+            self.control.counters["cancelled"] += 1
+            return Response(status_code=499)  # nobody is there to read it
+        completion = self._completion(asked)
+        entry["answer"] = msgspec.to_builtins(completion.answer)
+        if asked.stream:
+            options = asked.stream_options or {}
+            blocks = list(completion.chunks(include_usage=bool(options.get("include_usage"))))
+            return TokenStream(self.control, entry, blocks)
+        await asyncio.sleep(settings.llm_first_token_ms / 1000)
+        entry["done_at"] = time.monotonic()
+        return JSONResponse(completion.whole())
+
+    async def models(self, request: Request) -> Response:
+        """Serve `GET /v1/models`, which clients also use to open a connection early."""
+        self._count(request)
+        if refusal := self._refusal(request):
+            return refusal
+        self.control.note("models", connection=request.scope["state"]["connection"])
+        rows = [{"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "system"} for name in MODELS]
+        return JSONResponse({"object": "list", "data": rows})
+
+    def _completion(self, asked: ChatRequest) -> wire.Completion:
+        self._number += 1
+        if self._script:
+            row = self._script.popleft()
+            answer = rules.Answer(row.text, row.tool, row.arguments)
+        else:
+            answer = rules.answer(asked.messages, asked.tools)
+        usage = wire.usage(asked.messages, answer)
+        return wire.Completion(f"chatcmpl-{self._number:06}", int(time.time()), asked.model, answer, usage)
+
+    def _count(self, request: Request) -> None:
+        """Count the request, and its TCP connection if it is the first on it."""
+        self.control.counters["requests"] += 1
+        connection = request.scope["state"]["connection"]
+        self.control.counters["connections"] += connection not in self._connections
+        self._connections.add(connection)
+
+    def _refusal(self, request: Request) -> JSONResponse | None:
+        settings = self.control.settings
+        key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not key or (settings.api_key and key != settings.api_key):
+            return JSONResponse(wire.error(401, "Incorrect API key provided.", "invalid_api_key"), 401)
+        if not settings.fail_next and not settings.fail_status:
+            return None
+        status = settings.fail_status or 500
+        if settings.fail_next:
+            left = settings.fail_next - 1
+            self.control.settings = dataclasses.replace(
+                settings, fail_next=left, fail_status=settings.fail_status if left else 0
+            )
+        self.control.counters["failed"] += 1
+        self.control.note("failed", status=status)
+        return JSONResponse(wire.error(status, "made to fail", settings.fail_code or None), status)
+
+    def _set_script(self, rows: object) -> None:
+        try:
+            self._script = deque(msgspec.convert(rows, list[ScriptedAnswer]))
+        except msgspec.ValidationError as error:
+            raise ValueError(f"script: {error}") from None
+
+
+class TokenStream(Response):
+    """Server-sent events at the pace of a model. Stops when the client goes away, as a barge-in makes it do."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, control: Control[OpenAISettings], entry: dict[str, object], blocks: list[str]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._control = control
+        self._entry = entry
+        self._blocks = blocks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the blocks."""
+        settings = self._control.settings
+        due = time.monotonic() + settings.llm_first_token_ms / 1000
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({gone}, timeout=max(0.0, due - time.monotonic()))
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._entry["first_token_at"] = time.monotonic()
+            for index, block in enumerate(self._blocks):
+                await asyncio.wait({gone}, timeout=max(0.0, due - time.monotonic()))
+                if gone.done():
+                    self._control.counters["cancelled"] += 1
+                    self._entry["cancelled_at"] = time.monotonic()
+                    return
+                if settings.drop_mid_stream and index > len(self._blocks) // 2:
+                    scope["state"]["transport"].abort()
+                    await gone
+                    return
+                await send({"type": "http.response.body", "body": block.encode(), "more_body": True})
+                if index < len(self._blocks) - 3:  # finish, usage and the end follow at once
+                    due += settings.token_ms / 1000
+            await send({"type": "http.response.body", "body": b""})
+            self._entry["done_at"] = time.monotonic()
+        finally:
+            gone.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def application(settings: OpenAISettings) -> Starlette:
+    """Build the ASGI application."""
+    model = Model(settings)
+    return Starlette(
+        routes=[
+            model.control.route(),
+            Route("/v1/chat/completions", model.completions, methods=["POST"]),
+            Route("/v1/models", model.models),
+        ],
+        exception_handlers={404: _not_found},
+    )
+
+
+async def _not_found(request: Request, _: Exception) -> JSONResponse:
+    return JSONResponse(wire.error(404, f"Unknown request URL: {request.method} {request.url.path}"), 404)
+
+
+def main() -> None:
+    """Run the stand-in."""
+    options = parser("openai_api", "OpenAI chat completions", OpenAISettings).parse_args()
+    serve("openai_api", application(settings_from(options, OpenAISettings)), options)
+
+
+if __name__ == "__main__":
+    main()

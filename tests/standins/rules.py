@@ -1,0 +1,167 @@
+"""The rule-based model: answers a conversation the way an obedient assistant would, always the same way. Pure.
+
+It knows just what tests, benches and the demo ask of it: tool results are spoken, a farewell ends the call, the time
+is asked of its tool, a question is answered from the customer record or from what the caller said before, and
+anything else is repeated, so that the test knows which words arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = Mapping[str, Any]
+
+RECORD = re.compile(r"<customer_record>(.*?)</customer_record>", re.DOTALL)
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+FAREWELLS = {"goodbye", "bye", "tchau", "adeus"}
+TIMES = {"time", "hora", "horas"}
+QUESTIONS = {"what", "what's", "which", "when", "who", "tell", "remember", "qual", "quando", "quem", "diga", "lembra"}
+RECALLING = ("do you remember", "what did i say", "você lembra", "você se lembra", "o que eu disse")
+# Words of a question that say nothing about what is asked for.
+_EMPTY_TEXT = """
+a about an are before did do does for have i in is it me my now of on please said say tell the this to was what what's
+when which who you your agora com da de disse do e é esta está eu favor foi lembra me meu minha o por qual quando que
+quem se são seu sua um uma você remember
+"""
+EMPTY = frozenset(_EMPTY_TEXT.split())
+PORTUGUESE_KEYS = {"name": "nome", "reference_code": "código de referência", "phone": "telefone", "balance": "saldo"}
+NOT_SPOKEN = {"id", "customer_id", "created_at", "updated_at", "locale"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says, and the one tool it calls after that, if any."""
+
+    text: str = ""
+    tool: str | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+def answer(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Answer:
+    """Answer the last message that is not an instruction."""
+    names = {tool["function"]["name"] for tool in tools if tool.get("type") == "function"}
+    instructions = "\n".join(content(one) for one in messages if one.get("role") in ("system", "developer"))
+    said = [one for one in messages if one.get("role") not in ("system", "developer")]
+    portuguese = "portugu" in instructions.lower()
+    if not said:
+        return Answer("Olá." if portuguese else "Hello.")
+    if said[-1].get("role") == "tool":
+        return _spoken_result(said, portuguese=portuguese)
+    users = [content(one) for one in said if one.get("role") == "user"]
+    return _reply(users, names, instructions, portuguese=portuguese)
+
+
+def content(message: Message) -> str:
+    """Return the text of a message, whichever of the two forms it has."""
+    value = message.get("content")
+    if isinstance(value, list):
+        return " ".join(str(part["text"]) for part in value if part.get("type") == "text")
+    return value if isinstance(value, str) else ""
+
+
+def _reply(users: list[str], tools: set[str], instructions: str, *, portuguese: bool) -> Answer:
+    text = users[-1].strip() if users else ""
+    words = _words(text)
+    if words & FAREWELLS:
+        return Answer("Tchau." if portuguese else "Goodbye.", "end_call" if "end_call" in tools else None)
+    if words & TIMES and "get_current_time" in tools:
+        return Answer(tool="get_current_time")
+    if words & QUESTIONS or "?" in text:
+        known = _from_record(text, instructions, portuguese=portuguese) or _recalled(
+            users[:-1], text, portuguese=portuguese
+        )
+        if known:
+            return Answer(known)
+    return Answer(f"Você disse: {text}" if portuguese else f"You said: {text}")
+
+
+def _words(text: str) -> set[str]:
+    return {word.lower() for word in WORD.findall(text)}
+
+
+def _spoken_result(said: Sequence[Message], *, portuguese: bool) -> Answer:
+    """Speak the result of the tool that ran last."""
+    result = content(said[-1])
+    name = _tool_of(said, said[-1].get("tool_call_id"))
+    if name == "end_call":
+        return Answer()  # it has said its goodbye
+    try:
+        values = _values(json.loads(result))
+    except ValueError:
+        values = [result]
+    spoken = ", ".join(values)
+    if name == "get_current_time":
+        return Answer(f"São {spoken}." if portuguese else f"It is {spoken}.")
+    return Answer(f"O resultado é {spoken}." if portuguese else f"The result is {spoken}.")
+
+
+def _tool_of(said: Sequence[Message], call_id: object) -> str | None:
+    for message in said:
+        for call in message.get("tool_calls") or ():
+            if call.get("id") == call_id:
+                name: str = call["function"]["name"]
+                return name
+    return None
+
+
+def _values(result: object) -> list[str]:
+    match result:
+        case dict():
+            return [value for inner in result.values() for value in _values(inner)]
+        case list():
+            return [value for inner in result for value in _values(inner)]
+        case None | bool() | "":
+            return []
+        case _:
+            return [str(result)]
+
+
+def _from_record(question: str, instructions: str, *, portuguese: bool) -> str | None:
+    """Answer from the customer record: the entry with the longest name whose words all occur in the question."""
+    asked = _words(question)
+    best: tuple[int, str, str] | None = None
+    for key, value in _entries(instructions):
+        label = PORTUGUESE_KEYS.get(key, key.replace("_", " ")) if portuguese else key.replace("_", " ")
+        wanted = _words(label) - EMPTY
+        if wanted and wanted <= asked and (best is None or len(wanted) > best[0]):
+            best = (len(wanted), label, value)
+    if best is None:
+        return None
+    return f"Seu {best[1]} é {best[2]}." if portuguese else f"Your {best[1]} is {best[2]}."
+
+
+def _entries(instructions: str) -> list[tuple[str, str]]:
+    """List what the record in the instructions says about the customer, the latest record first."""
+    entries: list[tuple[str, str]] = []
+    for block in reversed(RECORD.findall(instructions)):
+        begin, end = block.find("{"), block.rfind("}")
+        try:
+            record = json.loads(block[begin : end + 1])
+        except ValueError:
+            continue
+        for part in (record.get("facts"), record.get("customer"), record):
+            if isinstance(part, dict):
+                entries += [
+                    (key, str(value))
+                    for key, value in part.items()
+                    if key not in NOT_SPOKEN and isinstance(value, str | int | float)
+                ]
+        following = record.get("next")
+        if following:
+            entries.append(("appointment", ", ".join(_values(following[0]))))
+    return entries
+
+
+def _recalled(earlier: list[str], question: str, *, portuguese: bool) -> str | None:
+    """Quote what the caller said before, when that is asked for or speaks of the same things."""
+    topic = _words(question) - EMPTY
+    for text in reversed(earlier):
+        if topic and topic <= _words(text) and "?" not in text:
+            return f"Você me disse: {text.strip()}" if portuguese else f"You told me: {text.strip()}"
+    if earlier and any(phrase in question.lower() for phrase in RECALLING):
+        return f"Você me disse: {earlier[-1].strip()}" if portuguese else f"You told me: {earlier[-1].strip()}"
+    return None
