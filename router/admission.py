@@ -1,0 +1,72 @@
+"""The router's decisions: what to answer at the webhook and at the end of a stream. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from router.twilio import OVER_STATUSES
+from shared.calls import CallSid, EndReason
+from shared.messages import NoWorker, Reserved
+
+
+class Answer(StrEnum):
+    """What a caller is given when the stream has ended."""
+
+    APOLOGY = "apology"  # is when nobody can talk to it, and it should hear so
+    HANG_UP = "hang_up"  # is when everything was said
+    NOTHING = "nothing"  # is when nobody is on the line any more
+
+
+OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.PROVIDER_LOST})
+"""Ends in mid-sentence that the caller did not choose: not without a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What identifies one announcement of a call.
+
+    `token` is Twilio's `I-Twilio-Idempotency-Token`, the same in all tries of one request; empty when there was none.
+    """
+
+    call_sid: CallSid
+    attempt: int
+    token: str
+
+    def repeats(self, other: "Announcement") -> bool:
+        """Say whether two announcements are one, sent twice.
+
+        Another token is another request, even for the same call; without tokens call and attempt decide.
+        """
+        same_token = not self.token or not other.token or self.token == other.token
+        return (self.call_sid, self.attempt) == (other.call_sid, other.attempt) and same_token
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A call nobody can take; `why` is a word for the log."""
+
+    why: str
+
+
+def at_webhook(answer: Reserved | NoWorker | None) -> Reserved | TurnedAway:
+    """Decide about a new call from what the pools said, None when none of them answered.
+
+    This is where the hold line will stand.
+    """
+    match answer:
+        case Reserved():
+            return answer
+        case NoWorker(why=why):
+            return TurnedAway(why)
+        case None:
+            return TurnedAway("no_pool")
+
+
+def is_over(call_status: str) -> bool:
+    """Say whether `CallStatus` means that the caller is gone."""
+    return call_status in OVER_STATUSES
+
+
+def at_end(reason: EndReason | None) -> Answer:
+    """Decide what a caller still on the line gets when the stream has ended for a reason, None when nobody knows it."""
+    return Answer.APOLOGY if reason is None or reason in OUR_FAULT else Answer.HANG_UP

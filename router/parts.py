@@ -1,0 +1,68 @@
+"""What the router is made of, and how it is put together from settings."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.handoff import Door
+from router.health import Health
+from router.intake import Intake
+from router.pools import Pools
+from router.twilio import Signatures
+from router.twiml import APOLOGY_CLIP, Twiml
+from router.webhook import Enqueue, Webhook
+from shared import metrics
+from shared.calls import CallSid, EndReason
+from shared.settings import Settings
+from shared.ticket import TicketOffice
+
+EndOf = Callable[[CallSid, int], Coroutine[Any, Any, EndReason | None]]
+"""How an attempt of a call ended, as stored; None when nothing is. May raise an OffhookError when it cannot tell."""
+
+
+async def _nothing_to_close() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the router uses beyond its own process and the pools; `close` is called once, when it stops."""
+
+    enqueue: Enqueue
+    end_of: EndOf
+    close: Callable[[], Coroutine[Any, Any, None]] = _nothing_to_close
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of the application. `clips` are WAV files by id."""
+
+    intake: Intake
+    webhook: Webhook
+    door: Door
+    health: Health
+    twiml: Twiml
+    clips: Mapping[str, bytes]
+    end_of: EndOf
+    close: Callable[[], Coroutine[Any, Any, None]]
+
+
+def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -> Parts:
+    """Put the router together; nothing is connected or bound yet."""
+    registry = metrics.registry()
+    counted = metrics.RouterMetrics(registry)
+    pools = Pools(settings.handoff_dir, counted.ready_workers)
+    office = TicketOffice(settings.ticket_secret)
+    token = settings.twilio_auth_token.get_secret_value()
+    signatures = Signatures(token, settings.public_base_url) if settings.twilio_validate_signatures else None
+    twiml = Twiml(settings.public_base_url, apology_clip=APOLOGY_CLIP in clips)
+    return Parts(
+        intake=Intake(signatures),
+        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl),
+        door=Door(office, signatures, pools, counted),
+        health=Health(pools, registry, settings.console_token.get_secret_value()),
+        twiml=twiml,
+        clips=clips,
+        end_of=outside.end_of,
+        close=outside.close,
+    )

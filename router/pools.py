@@ -1,0 +1,240 @@
+"""The pools a router can reach, through the sockets in `HANDOFF_DIR`: found in any start order, asked, handed calls.
+
+Each pool pushes its readiness; nothing here decides about workers. A file whose socket refuses connections is what a
+killed pool leaves behind, and is removed.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from watchfiles import awatch
+
+from router.link import Address, ForeignSocket, Link, dial
+from shared import logs
+from shared.calls import IncomingCall
+from shared.errors import SettingsError
+from shared.messages import AskEnd, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
+from shared.ticket import Ticket
+from shared.workers import PoolId
+
+RESERVE_TIMEOUT_S: Final = 2.0
+"""For all pools together. A pool answers in under a millisecond; Twilio gives a webhook 15 s."""
+
+PATIENCE_S: Final = 0.5
+"""For one pool while there is another to ask: it may be stopped, or starved of CPU."""
+
+INTRODUCTION_TIMEOUT_S: Final = 0.5
+"""From connecting to the first readiness."""
+
+RESCAN_MS: Final = 2_000
+"""Watching costs nothing but is not heard on every volume (9p, some overlays), nor when the folder itself is replaced."""
+
+RETRY_S: Final = 0.2
+NEWBORN_S: Final = 2.0
+"""A younger socket that refuses may be one that is bound and does not listen yet."""
+
+log = logs.get(__name__)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make `HANDOFF_DIR`, for our user only, when it is absent.
+
+    Raises:
+        SettingsError: it cannot be made or is not a folder.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"HANDOFF_DIR: {folder}: {error.strerror}") from error
+
+
+class Pools:
+    """Every pool in one folder. `on_ready` is told how many workers are ready, on every change."""
+
+    def __init__(self, folder: Path, on_ready: Callable[[int], None] = lambda _: None) -> None:
+        self._folder = folder
+        self._on_ready = on_ready
+        self._links: dict[Address, Link] = {}
+        self._unusable: set[Address] = set()
+        self._retry: asyncio.TimerHandle | None = None
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Connect to the pools that are there, and keep up with those that come and go."""
+        await self._rescan()
+        watching = asyncio.create_task(self._watch(), name="watch pools")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+            if self._retry is not None:
+                self._retry.cancel()
+            for link in self._links.values():
+                link.close()
+            self._links.clear()
+
+    @property
+    def ready(self) -> int:
+        """How many workers are ready in pools that take calls."""
+        return sum(link.ready for link in self._links.values())
+
+    @property
+    def count(self) -> int:
+        """How many pools are connected."""
+        return len(self._open())
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why workers do not become ready, as the pools say."""
+        return tuple(problem for link in self._open() for problem in link.readiness.problems)
+
+    async def reserve(self, call: IncomingCall, ttl_s: float) -> Reserved | NoWorker | None:
+        """Promise a worker to a call, from the pool with most to spare; None when no pool answered in time.
+
+        When no pool has a worker only one is asked, because it counts the cold start.
+        """
+        if not self.ready:
+            await self._rescan()
+        answer: Reserved | NoWorker | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESERVE_TIMEOUT_S):
+                links = self._to_ask()
+                for link in links:
+                    said = await _reserve(link, call, ttl_s, None if link is links[-1] else PATIENCE_S)
+                    if isinstance(said, Reserved):
+                        return said
+                    answer = said or answer
+        return answer
+
+    def hand_off(self, ticket: Ticket, head: bytes, fd: int, accepted_at: float) -> PoolId | None:
+        """Give an accepted socket to the pool its ticket names or, when that one is gone, to any with a ready worker.
+
+        The descriptor is duplicated on the way: the caller closes its own. Gives who took it, None when nobody did.
+        """
+        message = HandOff(ticket=ticket, head=head, accepted_at=accepted_at)
+        for link in (*self._of(ticket), *self._by_spare()):
+            if link.send(message, fd) and link.welcome is not None:
+                return link.welcome.pool
+        return None
+
+    async def ask_end(self, ticket: Ticket) -> EndKnown | None:
+        """Ask how a call ended: its own pool, or when that is gone every other one that may have got it."""
+        for link in self._of(ticket) or self._open():
+            said: Any = await link.ask(
+                lambda number: AskEnd(request=number, call_sid=ticket.call_sid, attempt=ticket.attempt)
+            )
+            if isinstance(said, EndKnown) and said.state is not None:
+                return said
+        return None
+
+    def no_prefetch(self, ticket: Ticket, why: str) -> None:
+        """Tell the pool of a reserved call that nobody looks up its customer."""
+        for link in self._of(ticket):
+            link.send(NoPrefetch(call_sid=ticket.call_sid, why=why))
+
+    def _open(self) -> list[Link]:
+        return [link for link in self._links.values() if link.open]
+
+    def _of(self, ticket: Ticket) -> list[Link]:
+        return [link for link in self._links.values() if link.is_pool(ticket.pool, ticket.boot)]
+
+    def _by_spare(self) -> list[Link]:
+        ready = (link for link in self._links.values() if link.ready)
+        return sorted(ready, key=lambda link: (link.late, -link.spare))
+
+    def _to_ask(self) -> Sequence[Link]:
+        return self._by_spare() or self._open()[:1]
+
+    async def _rescan(self) -> None:
+        """Look for pools, and let those that were found introduce themselves."""
+        self._scan()
+        new = [link.introduced.wait() for link in self._links.values() if not link.introduced.is_set()]
+        if new:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTRODUCTION_TIMEOUT_S):
+                    await asyncio.gather(*new)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                prepare_folder(self._folder)
+                async for _ in awatch(
+                    self._folder, watch_filter=None, debounce=100, step=20, rust_timeout=RESCAN_MS,
+                    yield_on_timeout=True, recursive=False,
+                ):  # fmt: skip
+                    self._scan()
+            except (OSError, SettingsError, RuntimeError) as error:
+                log.warning("cannot watch for pools", folder=str(self._folder), why=str(error))
+            await asyncio.sleep(RESCAN_MS / 1000)
+            self._scan()
+
+    def _scan(self) -> None:
+        """Connect to every socket we have no link to; forget those that are gone."""
+        seen = set()
+        for path in sorted(self._folder.glob("*.sock")):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                address = Address.of(path)
+                seen.add(address)
+                if path.is_socket() and address not in self._links and address not in self._unusable:
+                    self._connect(address)
+        self._unusable &= seen
+
+    def _connect(self, address: Address) -> None:
+        try:
+            sock = dial(address.path)
+        except ConnectionRefusedError:
+            self._refused(address)
+        except ForeignSocket as error:
+            self._unusable.add(address)
+            log.error("pool not used", socket=address.path.name, why=str(error))  # noqa: TRY400 - no traceback is due
+        except OSError as error:  # its queue is full, or it is removed meanwhile
+            log.warning("pool cannot be reached", socket=address.path.name, why=str(error))
+            self._retry_soon()
+        else:
+            self._links[address] = Link(address, sock, self._link_changed)
+
+    def _refused(self, address: Address) -> None:
+        with contextlib.suppress(OSError):
+            if Address.of(address.path) != address or time.time() - address.made_ns / 1e9 < NEWBORN_S:
+                self._retry_soon()
+                return
+            address.path.unlink()
+            log.info("removed the socket of a pool that is gone", socket=address.path.name)
+
+    def _link_changed(self, link: Link) -> None:
+        if not link.open and link.introduced.is_set() and self._links.get(link.address) is link:
+            del self._links[link.address]
+            if link.foreign:
+                self._unusable.add(link.address)
+            else:
+                self._retry_soon()
+        self._on_ready(self.ready)
+
+    def _retry_soon(self) -> None:
+        """Scan again in a moment; a pool that closes on us at once is thus met at most 5 times a second."""
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._retry_now)
+
+    def _retry_now(self) -> None:
+        self._retry = None
+        self._scan()
+
+
+async def _reserve(
+    link: Link, call: IncomingCall, ttl_s: float, patience_s: float | None
+) -> Reserved | NoWorker | None:
+    """Ask one pool; one that does not answer in time is asked last until it says something again."""
+    try:
+        async with asyncio.timeout(patience_s):
+            answer: Reserved | NoWorker | None = await link.ask(
+                lambda number: Reserve(request=number, call=call, ttl_s=ttl_s)
+            )
+            return answer
+    except TimeoutError:
+        link.late = True
+        return None

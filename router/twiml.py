@@ -1,0 +1,64 @@
+"""The TwiML this project answers with. Pure: the same input always gives the same bytes.
+
+Source: Twilio docs, TwiML `<Connect>`, `<Stream>`, `<Play>`, `<Say>`, `<Hangup>`; facts/twilio.md 2 and 5.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from twilio.twiml.voice_response import Connect, VoiceResponse
+
+from router.twilio import stream_base
+from shared.calls import IncomingCall, TraceId
+
+APOLOGY_CLIP: Final = "apology"
+APOLOGY: Final = "We are sorry, we cannot take your call right now. Please call again in a few minutes."
+"""What is said when the clip is missing; an installation in another language brings its clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twiml:
+    """Writes TwiML for one public base URL (without a slash at its end)."""
+
+    base_url: str
+    apology_clip: bool
+
+    def stream(self, segment: str, call: IncomingCall, trace_id: TraceId) -> bytes:
+        """Connect a call to its worker by a signed ticket; `trace_id` is the ticket's, which a repeat shares.
+
+        `<Connect action>` is requested when the stream ends, whoever ended it. Each parameter's name and value together
+        stay below 500 characters because addresses are cut at 256.
+        """
+        connect = Connect(action=f"{self.base_url}/call-ended/{segment}", method="POST")
+        stream = connect.stream(url=f"{stream_base(self.base_url)}/media/{segment}")
+        for name, value in (("caller", call.caller), ("called", call.called), ("trace", trace_id)):
+            stream.parameter(name=name, value=value)
+        response = VoiceResponse()
+        response.append(connect)
+        return _bytes(response)
+
+    def apology(self) -> bytes:
+        """Say that nobody can talk now, then hang up."""
+        response = VoiceResponse()
+        if self.apology_clip:
+            response.play(f"{self.base_url}/clips/{APOLOGY_CLIP}.wav")
+        else:
+            response.say(APOLOGY)
+        response.hangup()
+        return _bytes(response)
+
+
+def hang_up() -> bytes:
+    """End the call."""
+    response = VoiceResponse()
+    response.hangup()
+    return _bytes(response)
+
+
+def nothing() -> bytes:
+    """Do nothing: the call is over already."""
+    return _bytes(VoiceResponse())
+
+
+def _bytes(response: VoiceResponse) -> bytes:
+    return str(response).encode()

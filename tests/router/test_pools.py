@@ -1,0 +1,212 @@
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from router import pools
+from router.pools import Pools, prepare_folder
+from shared.calls import CallSid, CallState, EndReason, IncomingCall, TraceId
+from shared.errors import SettingsError
+from shared.messages import NoWorker, Reserved
+from shared.ticket import Ticket
+from shared.workers import PoolId, WorkerId
+from tests.fakes_pool import FakePool
+from tests.router.harness import soon, until
+
+CALL = IncomingCall(call_sid=CallSid("CA1"), caller="", called="", trace_id=TraceId("t"))
+
+
+def ticket(pool: str = "p1", boot: str = "b1") -> Ticket:
+    return Ticket(CALL.call_sid, 0, PoolId(pool), boot, WorkerId("0-1"), CALL.trace_id, 2**40)
+
+
+@contextlib.asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[Pools]:
+    made = Pools(folder)
+    async with made.connected():
+        yield made
+
+
+def abandon(path: Path, age_s: float) -> None:
+    """Leave a socket's file as a killed pool does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(os.fspath(path))
+    os.utime(path, (time.time() - age_s,) * 2)
+
+
+async def test_pools_that_are_there_are_known_before_the_first_request(folder: Path) -> None:
+    async with FakePool(folder).serving() as pool, connected(folder) as known:
+        assert (known.count, known.ready) == (1, 4)
+        assert len(pool.hellos) == 1
+
+
+async def test_a_pool_that_comes_later_is_found_and_one_that_restarts_is_found_again(folder: Path) -> None:
+    async with connected(folder) as known:
+        assert known.ready == 0
+        pool = FakePool(folder)
+        for boot in ("b1", "b2", "b3"):
+            pool.boot = boot
+            async with pool.serving():
+                await until(lambda: known.ready == 4)
+                answer = await known.reserve(CALL, 30.0)
+                assert isinstance(answer, Reserved)
+                assert answer.ticket.boot == boot
+                pool.ready = 4
+            await until(lambda: known.count == 0)
+
+
+async def test_a_pool_that_was_killed_and_came_back_under_its_name_is_found(folder: Path) -> None:
+    async with FakePool(folder).serving() as pool, connected(folder) as known:
+        pool.die()
+        await until(lambda: known.count == 0)
+        pool.path.unlink(missing_ok=True)
+        pool.start()
+        await until(lambda: known.count == 1)
+
+
+async def test_the_folder_may_be_missing_at_first_and_be_replaced(folder: Path) -> None:
+    nested = folder / "run"
+    async with connected(nested) as known:
+        await until(nested.is_dir)
+        assert nested.stat().st_mode & 0o777 == 0o700
+        nested.rmdir()
+        nested.mkdir()
+        async with FakePool(nested).serving():
+            answer = await known.reserve(CALL, 30.0)
+            assert isinstance(answer, Reserved)
+
+
+async def test_a_socket_a_pool_left_behind_is_removed_unless_it_is_just_being_made(folder: Path) -> None:
+    left, newborn = folder / "left.sock", folder / "newborn.sock"
+    abandon(left, age_s=60)
+    abandon(newborn, age_s=0)
+    others = [folder / "other.file", folder / "other.sock"]
+    for other in others:
+        other.touch()
+        os.utime(other, (time.time() - 60,) * 2)
+    async with connected(folder):
+        assert not left.exists()
+        assert newborn.exists()
+        os.utime(newborn, (time.time() - 60,) * 2)
+        await until(lambda: not newborn.exists())
+    assert all(other.exists() for other in others)
+
+
+async def test_a_socket_of_another_user_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakePool(folder).serving() as pool:
+        monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+        async with connected(folder) as known:
+            assert known.count == 0
+            assert await known.reserve(CALL, 30.0) is None
+            assert not pool.hellos
+
+
+async def test_a_pool_of_another_version_is_named_once_and_not_used(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "RETRY_S", 0.01)
+    async with FakePool(folder, version=99).serving() as old, connected(folder) as known:
+        for _ in range(3):
+            assert await known.reserve(CALL, 30.0) is None
+        assert known.count == 0
+        assert len(old.hellos) == 1
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("another version") == 1
+
+
+async def test_the_pool_with_most_to_spare_is_asked_first_and_questions_under_way_count(folder: Path) -> None:
+    small, large = FakePool(folder, name="small", ready=2), FakePool(folder, name="large", ready=3)
+    async with small.serving(), large.serving(), connected(folder) as known:
+        first = await known.reserve(CALL, 30.0)
+        assert isinstance(first, Reserved)
+        assert first.ticket.pool == "large"
+        answers = await asyncio.gather(*(known.reserve(CALL, 30.0) for _ in range(4)))
+        assert all(isinstance(answer, Reserved) for answer in answers)
+        assert (small.ready, large.ready) == (0, 0)
+        assert not small.refused + large.refused
+
+
+async def test_when_no_pool_has_a_worker_only_one_counts_the_cold_start(folder: Path) -> None:
+    first, second = FakePool(folder, name="a", ready=0), FakePool(folder, name="b", ready=3, draining=True)
+    async with first.serving(), second.serving(), connected(folder) as known:
+        answer = await known.reserve(CALL, 30.0)
+        assert isinstance(answer, NoWorker)
+        assert len(first.refused) + len(second.refused) == 1
+
+
+async def test_a_pool_lost_while_it_is_asked_leaves_the_call_to_the_next(folder: Path) -> None:
+    dying, other = FakePool(folder, name="dying", ready=9, silent=True), FakePool(folder, name="other")
+    async with dying.serving(), other.serving(), connected(folder) as known:
+        reserving = asyncio.create_task(known.reserve(CALL, 30.0))
+        await until(lambda: bool(dying.reserved))
+        dying.die()
+        answer = await soon(reserving)
+        assert isinstance(answer, Reserved)
+        assert answer.ticket.pool == "other"
+
+
+async def test_a_pool_that_never_answers_is_given_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "RESERVE_TIMEOUT_S", 0.05)
+    async with FakePool(folder, silent=True).serving(), connected(folder) as known:
+        assert await soon(known.reserve(CALL, 30.0)) is None
+
+
+async def test_a_pool_that_is_stuck_is_passed_over_and_asked_last_until_it_speaks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PATIENCE_S", 0.05)
+    stuck, other = FakePool(folder, name="stuck", ready=9, silent=True), FakePool(folder, name="other", ready=3)
+    async with stuck.serving(), other.serving(), connected(folder) as known:
+        for _ in range(2):
+            answer = await known.reserve(CALL, 30.0)
+            assert isinstance(answer, Reserved)
+            assert answer.ticket.pool == "other"
+        assert len(stuck.reserved) == 1
+        stuck.silent = False
+        stuck.push(8)
+        await until(lambda: known.ready == 9)
+        answer = await known.reserve(CALL, 30.0)
+        assert isinstance(answer, Reserved)
+        assert answer.ticket.pool == "stuck"
+
+
+async def test_a_pool_that_talks_nonsense_is_dropped(folder: Path) -> None:
+    async with FakePool(folder).serving() as pool, connected(folder) as known:
+        pool.channels[0]._sock.send(b'{"type":"hello"}')
+        await until(lambda: known.count == 0)
+        await until(lambda: known.count == 1)
+
+
+async def test_the_end_of_a_call_is_asked_of_its_pool_or_of_all_when_that_is_gone(folder: Path) -> None:
+    own = FakePool(folder, name="p1", end=EndReason.AGENT_HANGUP)
+    other = FakePool(folder, name="p2", boot="b2", end=EndReason.WORKER_LOST)
+    async with own.serving(), other.serving(), connected(folder) as known:
+        said = await known.ask_end(ticket())
+        assert said is not None
+        assert said.reason is EndReason.AGENT_HANGUP
+        assert not other.asked
+        own.end, own.end_state = None, None
+        said = await known.ask_end(ticket(boot="former"))
+        assert said is not None
+        assert (said.state, said.reason) == (CallState.ENDED, EndReason.WORKER_LOST)
+
+
+async def test_only_the_pool_of_the_call_hears_that_nobody_looks_up_its_customer(folder: Path) -> None:
+    own, other = FakePool(folder, name="p1"), FakePool(folder, name="p2", boot="b2")
+    async with own.serving(), other.serving(), connected(folder) as known:
+        known.no_prefetch(ticket("p2", "b2"), "not_queued")
+        await until(lambda: bool(other.no_prefetch))
+        assert not own.no_prefetch
+
+
+def test_a_folder_that_cannot_be_made_is_a_wrong_setting(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.raises(SettingsError, match=r"^HANDOFF_DIR: .*file"):
+        prepare_folder(folder / "file")
+    with pytest.raises(SettingsError, match=r"^HANDOFF_DIR: "):
+        prepare_folder(folder / "file" / "below")
