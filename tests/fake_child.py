@@ -1,0 +1,237 @@
+"""A worker without Pipecat, for tests of the pool: it does what a script says, and talks by text frames.
+
+The script is a JSON file named by `FAKE_CHILD_SCRIPT`, read anew by each load and each fork; fields as in `Script`.
+In a call it echoes text frames, except for a few words: see `_Life._answer`.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+from websockets.frames import Opcode
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from shared.calls import EndReason, StreamSid
+from shared.channel import Channel
+from shared.errors import WarmupFailed
+from shared.messages import (
+    TO_WORKER,
+    Beat,
+    Bind,
+    Closed,
+    Customer,
+    Ending,
+    EndStored,
+    Entry,
+    FirstMedia,
+    Observed,
+    Prepare,
+    ProviderLost,
+    Ready,
+    Retire,
+    Started,
+    WarmFailed,
+)
+from shared.settings import Settings
+from shared.workers import PARKED_RESOURCES, Resource, WorkerId
+
+
+class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the next workers do; `fail` is a resource, `die` and `hang` are about the warm-up."""
+
+    warm_ms: float = 5.0
+    fail: str = ""
+    die: bool = False
+    hang: bool = False
+    load_fails: str = ""
+    second_thread: bool = False
+    lose_provider_after_ms: float = 0.0
+    deaf: bool = False
+
+
+def script() -> Script:
+    """Read the script."""
+    path = os.environ.get("FAKE_CHILD_SCRIPT", "")
+    return msgspec.json.decode(Path(path).read_bytes(), type=Script) if path else Script()
+
+
+def load(_settings: Settings) -> str:
+    """Load nothing, or fail as told."""
+    said = script()
+    if said.load_fails:
+        raise WarmupFailed(said.load_fails, "the script says so")
+    if said.second_thread:
+        threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+    return "loaded"
+
+
+def serve(loaded: str, worker: WorkerId, channel: socket.socket) -> NoReturn:
+    """Be a worker."""
+    assert loaded == "loaded"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.new_event_loop().run_until_complete(_Life(worker).live(channel))
+    os._exit(0)
+
+
+class _Life:
+    def __init__(self, worker: WorkerId) -> None:
+        self._worker = worker
+        self._script = script()
+        self._leave = asyncio.Event()
+        self._stored = asyncio.Event()
+        self._prepared = ""
+        self._customer = "nothing"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    async def live(self, sock: socket.socket) -> None:
+        """Warm as told, park, serve."""
+        self._channel = Channel(sock, TO_WORKER, self._received, lambda _why: self._pool_lost())
+        await asyncio.sleep(self._script.warm_ms / 1000)
+        if self._script.die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._script.hang:
+            await asyncio.Event().wait()
+        if self._script.fail:
+            self._channel.send(WarmFailed(resource=self._script.fail, detail="as told", traceback="Traceback: as told"))
+            return
+        self._channel.send(Ready(build_s=0.001))
+        self._go(self._beat())
+        if self._script.lose_provider_after_ms:
+            await asyncio.sleep(self._script.lose_provider_after_ms / 1000)
+            self._channel.send(ProviderLost(resource=Resource.TTS, detail="closed by peer"))
+        await self._leave.wait()
+
+    def _pool_lost(self) -> None:
+        if not self._prepared.startswith("bound"):
+            self._leave.set()
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(Beat(warm=dict.fromkeys(PARKED_RESOURCES, True), lag_s=0.0))
+            await asyncio.sleep(0.5)
+
+    def _received(self, message: Any, fds: list[int]) -> None:
+        match message:
+            case Prepare():
+                self._prepared = "prepared"
+                self._channel.send(Beat(warm=dict.fromkeys(Resource, True), lag_s=0.0))
+            case Bind():
+                sock = socket.socket(fileno=fds[0])
+                sock.setblocking(False)
+                was, self._prepared = self._prepared, "bound"
+                self._go(_Stream(self, sock, message, was).serve())
+            case Customer():
+                self._customer = message.outcome
+            case Retire():
+                if self._prepared == "bound" and not self._script.deaf:
+                    self.end(EndReason.DRAINED)
+                elif not self._script.deaf:
+                    self._leave.set()
+            case EndStored():
+                self._stored.set()
+
+    def end(self, reason: EndReason) -> None:
+        """End the call."""
+        if not self._ending:
+            self._ending = True
+            self._channel.send(Ending(reason=reason))
+
+    def _go(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+
+    # what a stream needs of its worker
+    def say(self, message: Any) -> None:
+        self._channel.send(message)
+
+    async def stored(self) -> None:
+        await self._stored.wait()
+
+    def over(self) -> None:
+        self._channel.send(Closed())
+        self._leave.set()
+
+    def facts(self, word: str) -> str:
+        """Answer a question about this worker."""
+        return {"who": f"{self._worker} {os.getpid()}", "customer": self._customer}[word]
+
+
+class _Stream:
+    """The caller's side: a WebSocket in state OPEN."""
+
+    def __init__(self, life: _Life, sock: socket.socket, bind: Bind, prepared: str) -> None:
+        self._life = life
+        self._sock = sock
+        self._bind = bind
+        self._prepared = prepared or "unprepared"
+        self._protocol = ServerProtocol(state=OPEN)
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_task(self._close_when_stored())
+        first = True
+        with contextlib.suppress(OSError):
+            while data := await loop.sock_recv(self._sock, 65_536):
+                self._protocol.receive_data(data)
+                for frame in self._protocol.events_received():
+                    opcode, content = getattr(frame, "opcode", None), bytes(getattr(frame, "data", b""))
+                    if opcode is Opcode.CLOSE:
+                        self._life.end(EndReason.CALLER_HANGUP)
+                    if opcode is not Opcode.TEXT:
+                        continue
+                    if first:
+                        first = False
+                        self._life.say(Started(stream_sid=StreamSid("MZ1")))
+                    await self._answer(content.decode())
+                    if self._prepared:
+                        self._life.say(FirstMedia(at=time.monotonic()))
+                        self._life.say(
+                            Observed(timing="greeting_start", seconds=time.monotonic() - self._bind.accepted_at)
+                        )
+        self._life.end(EndReason.CALLER_HANGUP)
+        await ended
+
+    async def _answer(self, text: str) -> None:
+        match text.partition(" "):
+            case ("end", _, reason):
+                self._life.end(EndReason(reason))
+            case ("crash", _, _):
+                os._exit(9)
+            case ("journal", _, said):
+                self._life.say(Entry(kind="user", text=said, at=time.time()))
+                await self._send("noted")
+            case ("prepared", _, _):
+                await self._send(self._prepared)
+            case ("agent", _, _):
+                await self._send(self._bind.agent.name)
+            case (("who" | "customer") as word, _, _):
+                await self._send(self._life.facts(word))
+            case _:
+                await self._send(text)
+
+    async def _send(self, text: str) -> None:
+        self._protocol.send_text(text.encode())
+        await self._flush()
+
+    async def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    async def _close_when_stored(self) -> None:
+        await self._life.stored()
+        with contextlib.suppress(OSError):
+            self._protocol.send_close(1000)
+            await self._flush()
+            self._sock.shutdown(socket.SHUT_WR)
+        self._sock.close()
+        self._life.over()

@@ -1,0 +1,253 @@
+"""A worker: warm, park, serve one call, exit. What the zygote loads once, and what each fork of it does.
+
+A worker talks to its pool over one socket pair and to providers, and to nobody else. When its pool is gone, a parked worker
+exits and one in a call finishes that call alone. It always leaves by `os._exit`: interpreters forked from a process with
+ONNX loaded hang in their own clean-up.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from shared import logs
+from shared.agents import Agent
+from shared.calls import EndReason, IncomingCall
+from shared.channel import Channel
+from shared.clips import load_clip, load_manifest
+from shared.errors import WarmupFailed
+from shared.journal import entry
+from shared.messages import (
+    TO_WORKER,
+    Beat,
+    Bind,
+    Customer,
+    EndStored,
+    Message,
+    Observed,
+    Prepare,
+    ProviderLost,
+    Ready,
+    Retire,
+    WarmFailed,
+)
+from shared.metrics import Stage, Timing
+from shared.settings import Settings
+from shared.workers import Resource, WorkerId
+from worker.call.customer import render
+from worker.call.greeting import Recording, record
+from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
+from worker.call.serving import Serving
+from worker.tools.builtin import BUILT_IN
+from worker.tools.registry import Tool
+
+log = logs.get(__name__)
+
+BEAT_S: Final = 0.5
+STOP_WAIT_S: Final = 1.0
+"""How long the providers' goodbyes may take before the process ends anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the zygote has ready for every worker; shared with the forks by copy-on-write."""
+
+    settings: Settings
+    models: Models
+    recordings: Mapping[str, Recording]
+    tools: Mapping[str, Tool]
+
+
+def load(settings: Settings) -> Loaded:
+    """Load everything that no call changes. Called once in the zygote; starts no thread, opens no connection.
+
+    Raises:
+        ClipError: a clip is missing or unusable.
+    """
+    return Loaded(settings, load_models(), load_recordings(settings), BUILT_IN)
+
+
+def load_recordings(settings: Settings) -> dict[str, Recording]:
+    """Read every clip of the manifest, and the greeting when it is a file of its own (`greetings.raw`).
+
+    Raises:
+        ClipError: one line per problem.
+    """
+    recordings = {name: record(clip) for name, clip in load_manifest(settings.assets_dir).items()}
+    greeting = settings.greeting_audio_clip
+    if settings.greeting_audio_enabled and greeting not in recordings:
+        recordings[greeting] = record(load_clip(settings.assets_dir / greeting))
+    return recordings
+
+
+def serve(loaded: Loaded, worker: WorkerId, channel: socket.socket) -> NoReturn:
+    """Be a worker on this channel to the pool, in a freshly forked process; never returns."""
+    code = 1
+    try:
+        random.seed()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the pool ends its workers by message, or by SIGKILL
+        logs.configure(loaded.settings.log_level, process="worker", worker=worker)
+        log_pipecat()
+        asyncio.new_event_loop().run_until_complete(_Child(loaded, worker).live(channel))
+        code = 0
+    except BaseException:
+        log.exception("worker failed")
+    finally:
+        os._exit(code)
+
+
+class _Child:
+    """The life of one worker."""
+
+    def __init__(self, loaded: Loaded, worker: WorkerId) -> None:
+        self._loaded = loaded
+        self._worker = worker
+        self._forked_at = time.monotonic()
+        self._call: IncomingCall | None = None
+        self._prepared: asyncio.Task[None] | None = None
+        self._reserved_at = 0.0
+        self._answered = False
+        self._bound = False
+        self._timings: dict[str, float] = {}
+        self._leave = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def live(self, sock: socket.socket) -> None:
+        """Warm, park, serve, and return when it is time to exit."""
+        self._channel = Channel(sock, TO_WORKER, self._received, self._pool_lost)
+        hooks = Hooks(
+            provider_lost=self._provider_lost,
+            stage=self._stage,
+            user_said=lambda text: self._tell(entry("user", text)),
+            agent_said=lambda text: self._tell(entry("agent", text)),
+            replied=self._replied,
+            tool_started=lambda key, name, arguments: self._tell(
+                entry("tool", json.dumps({"name": name, "arguments": arguments}, default=str), key)
+            ),
+            tool_ended=lambda key, _name, result: self._tell(entry("result", json.dumps(result, default=str), key)),
+        )
+        loaded = self._loaded
+        try:
+            self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks)
+            self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell)
+            await self._pipeline.start()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
+            resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
+            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
+            return
+        self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
+        self._tell(Ready(build_s=time.monotonic() - self._forked_at))
+        beats = asyncio.create_task(self._beat())
+        await self._leave.wait()
+        beats.cancel()
+        try:
+            async with asyncio.timeout(STOP_WAIT_S):
+                await self._pipeline.stop()
+        except Exception:  # noqa: BLE001 - the process ends either way
+            log.warning("providers were not closed in time")
+
+    # --- the pool speaks ----------------------------------------------------------------------------------------------
+
+    def _received(self, message: Any, fds: list[int]) -> None:
+        match message:
+            case Prepare():
+                self._prepare(message.call, message.agent, message.reserved_at)
+            case Bind():
+                self._bound = True
+                self._prepare(message.call, message.agent, message.reserved_at)
+                self._go(self._serve(message, socket.socket(fileno=fds[0])))
+            case Customer():
+                self._customer(message)
+            case EndStored():
+                self._serving.end_stored.set()
+            case Retire():
+                if self._bound:
+                    self._serving.end(EndReason.DRAINED)
+                else:
+                    self._leave.set()
+
+    def _pool_lost(self, why: str) -> None:
+        log.warning("pool lost", why=why)
+        if not self._bound:
+            self._leave.set()
+
+    def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
+        if self._prepared is not None:
+            return
+        self._call = call
+        self._reserved_at = reserved_at
+        logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
+        self._serving.use(agent)
+        self._pipeline.prepare(agent, self._serving)
+        self._prepared = self._go(self._open(agent))
+
+    async def _open(self, agent: Agent) -> None:
+        await self._pipeline.open_providers(agent)
+        ready_at = time.monotonic()
+        self._beat_now()
+        await self._serving.started.wait()
+        self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)
+
+    async def _serve(self, bind: Bind, sock: socket.socket) -> None:
+        await self._serving.bind(bind, sock)
+        await self._serving.done.wait()
+        log.info("call ended", end_reason=self._serving.reason, **self._timings)
+        self._leave.set()
+
+    def _customer(self, message: Customer) -> None:
+        if message.outcome == "found" and message.record is not None:
+            self._pipeline.add_customer(render(message.record))
+            self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
+        self._tell(entry("customer", message.outcome))
+        self._pipeline.open_gate()
+
+    # --- the pipeline speaks ------------------------------------------------------------------------------------------
+
+    def _provider_lost(self, resource: Resource, why: str) -> None:
+        self._beat_now()
+        if not self._bound:
+            self._tell(ProviderLost(resource=resource, detail=why))
+
+    def _replied(self, at: float) -> None:
+        self._serving.replied(at)
+
+    def _stage(self, stage: Stage, seconds: float) -> None:
+        self._tell(Observed(timing=Timing.TURN, seconds=seconds, stage=stage))
+        if stage is Stage.LLM and not self._answered:
+            self._answered = True
+            self._observe(Timing.FIRST_LLM_RESPONSE, seconds)
+
+    # --- the pulse ----------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            due = time.monotonic() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self._serving.flush_oddities()
+            self._beat_now(time.monotonic() - due)
+
+    def _beat_now(self, lag_s: float = 0.0) -> None:
+        self._tell(Beat(warm=self._pipeline.warm(), lag_s=lag_s))
+
+    def _observe(self, timing: Timing, seconds: float) -> None:
+        self._tell(Observed(timing=timing, seconds=seconds))
+
+    def _tell(self, message: Message) -> None:
+        if isinstance(message, Observed):  # the first of each kind stands in the line that ends the call
+            name = "_".join(filter(None, (message.timing, message.stage)))
+            self._timings.setdefault(f"{name}_s", round(message.seconds, 4))
+        self._channel.send(message)
+
+    def _go(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def render(record):
+    return str(record)

@@ -1,0 +1,130 @@
+"""The first-answer gate and the probe behind the model: the two places a turn is watched at.
+
+The gate stands between the user aggregator and the model. It holds the *first* completion until the customer is known,
+at most `PREFETCH_TIMEOUT`, writes every user turn to the journal before its completion is asked for, and is the last
+reader of the caller's audio, which it drops.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from pipecat.frames.frames import (
+    Frame,
+    InputAudioRawFrame,
+    LLMContextFrame,
+    LLMTextFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+
+from shared.metrics import Stage
+
+
+class TurnClock:
+    """The times of the turn under way, on CLOCK_MONOTONIC; each stage is reported once per turn."""
+
+    def __init__(self, report: Callable[[Stage, float], None]) -> None:
+        self._report = report
+        self._speech_ended: float | None = None
+        self._asked: float | None = None
+        self._first_token: float | None = None
+        self.spoke = False
+        """Whether the completion under way has said anything yet."""
+
+    def speech_ended(self, at: float) -> None:
+        """The caller fell silent."""
+        self._speech_ended, self._asked, self._first_token = at, None, None
+
+    def asked(self, at: float) -> None:
+        """A completion is asked for."""
+        if self._speech_ended is not None and self._asked is None:
+            self._report(Stage.STT, at - self._speech_ended)
+        self._asked, self._first_token = at, None
+        self.spoke = False
+
+    def token(self, at: float) -> bool:
+        """A token came; say whether it was the first since the completion was asked for."""
+        if self._asked is None or self._first_token is not None:
+            return False
+        self._first_token = at
+        self.spoke = True
+        self._report(Stage.LLM, at - self._asked)
+        return True
+
+    def audio(self, at: float) -> None:
+        """The first audio of the answer was written."""
+        if self._first_token is not None:
+            self._report(Stage.TTS, at - self._first_token)
+        if self._speech_ended is not None and self._first_token is not None:
+            self._report(Stage.TOTAL, at - self._speech_ended)
+        self._speech_ended = self._asked = self._first_token = None
+
+
+class FirstAnswerGate(FrameProcessor):
+    """Holds the first completion of a call until `open` was called, at most `timeout_s` seconds.
+
+    An interruption while it waits cancels the wait like any frame; the next completion is then the first.
+    """
+
+    def __init__(self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None]) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._on_user = on_user
+        self._customer_known = asyncio.Event()
+        self._journaled = 0
+
+    def open(self) -> None:
+        """Let completions pass: the customer is known, or will not be."""
+        self._customer_known.set()
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Pass everything but the caller's audio; hold the first completion."""
+        await super().process_frame(frame, direction)
+        if direction is FrameDirection.DOWNSTREAM:
+            match frame:
+                case InputAudioRawFrame():
+                    return  # nobody behind reads it, and it would cross every processor to the end
+                case VADUserStoppedSpeakingFrame():
+                    late = time.time() - frame.timestamp + frame.stop_secs
+                    self._clock.speech_ended(time.monotonic() - late)
+                case LLMContextFrame():
+                    self._journal(frame)
+                    await self._wait()
+                    self._clock.asked(time.monotonic())
+                case _:
+                    pass
+        await self.push_frame(frame, direction)
+
+    async def _wait(self) -> None:
+        if self._customer_known.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._customer_known.wait()
+        except TimeoutError:
+            self._customer_known.set()  # only the first answer waits
+
+    def _journal(self, frame: LLMContextFrame) -> None:
+        messages = frame.context.get_messages()
+        for message in messages[self._journaled :]:
+            if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
+                self._on_user(str(message["content"]))
+        self._journaled = len(messages)
+
+
+class FirstTokenProbe(FrameProcessor):
+    """Sees the first token of each completion pass between the model and the voice."""
+
+    def __init__(self, clock: TurnClock, on_first_token: Callable[[], None]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._on_first_token = on_first_token
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Pass everything."""
+        await super().process_frame(frame, direction)
+        if isinstance(frame, LLMTextFrame) and self._clock.token(time.monotonic()):
+            self._on_first_token()
+        await self.push_frame(frame, direction)

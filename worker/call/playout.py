@@ -1,0 +1,138 @@
+"""The play-out clock of a call: what the carrier still has to play, and what the caller has heard. Pure.
+
+One clock counts all audio of a call, sent directly (greeting, goodbye) or through the pipeline, because the carrier plays
+it in one order. Positions are in bytes of 8 kHz mu-law since the start of the call: 8000 bytes = 1 s.
+
+Heard is decided by marks alone. A mark that comes back after a `clear` proves nothing, since a clear echoes every
+pending mark, so marks of a cleared generation are ignored.
+
+Source: Twilio docs, Media Streams "WebSocket messages" (mark, clear).
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+RATE: Final = 8000
+"""Bytes (= samples) of mu-law a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A mark under way: when it comes back, `text` was heard."""
+
+    name: str
+    text: str
+
+
+class Playout:
+    """The clock. `resume` numbers the workers of this call, so that a successor's marks differ from its predecessor's."""
+
+    def __init__(self, resume: int = 0) -> None:
+        self._resume = resume
+        self._count = 0
+        self._pending: deque[Mark] = deque()
+        self._plays_until = 0.0
+        self.sent_bytes = 0
+
+    def sent(self, count: int, now: float) -> None:
+        """Note that `count` bytes of audio were written at `now` (seconds, monotonic)."""
+        self._plays_until = max(self._plays_until, now) + count / RATE
+        self.sent_bytes += count
+
+    def lead(self, now: float) -> float:
+        """Give the seconds of audio the carrier still has to play."""
+        return max(0.0, self._plays_until - now)
+
+    def mark(self, text: str) -> str:
+        """Make the name of a mark to be sent behind the audio of `text`."""
+        self._count += 1
+        mark = Mark(f"{self._resume}:{self._count}", text)
+        self._pending.append(mark)
+        return mark.name
+
+    def echoed(self, name: str) -> str | None:
+        """Give the text that a returned mark proves heard; None for a mark that is cleared, repeated or not ours.
+
+        Marks come back in order, so an earlier one still pending is proven with it; its text is in front.
+        """
+        if all(mark.name != name for mark in self._pending):
+            return None
+        heard: list[str] = []
+        while self._pending:
+            mark = self._pending.popleft()
+            if mark.text:
+                heard.append(mark.text)
+            if mark.name == name:
+                break
+        return " ".join(heard)
+
+    def knows(self, name: str) -> bool:
+        """Say whether a mark of this name was ever made here, pending or not."""
+        resume, _, number = name.partition(":")
+        return resume.isdigit() and int(resume) <= self._resume and number.isdigit() and int(number) > 0
+
+    def clear(self, now: float) -> bool:
+        """Note that a `clear` was written at `now`; say whether anything was left to clear."""
+        had = bool(self._pending) or self._plays_until > now
+        self._pending.clear()
+        self._plays_until = now
+        return had
+
+
+class SpokenSentences:
+    """Tells when the audio of a sentence has been written, from the provider's word times.
+
+    Words of several audio contexts may be known ahead; the audio of one is written at a time. Word starts are seconds
+    from the beginning of their context's audio.
+    """
+
+    def __init__(self) -> None:
+        self._words: dict[str, list[tuple[str, float]]] = {}
+        self._context = ""
+        self._given = 0
+        self._written_s = 0.0
+
+    def word(self, context: str, text: str, start_s: float) -> None:
+        """Note a word of a context and when its sound begins."""
+        self._words.setdefault(context, []).append((text, start_s))
+
+    def begin(self, context: str) -> None:
+        """Note that the audio of this context is written from now on; what is left of the former one is dropped."""
+        self._words.pop(self._context, None)
+        self._context = context
+        self._given = 0
+        self._written_s = 0.0
+
+    def forget(self) -> None:
+        """Drop everything known: the caller interrupted."""
+        self._words.clear()
+        self.begin("")
+
+    def wrote(self, seconds: float) -> None:
+        """Note audio of the context that was written to the stream."""
+        self._written_s += seconds
+
+    def complete(self) -> list[str]:
+        """Give the sentences whose sound is now fully written: the next one's first word lies within what was written."""
+        words = self._words.get(self._context, [])
+        ends = [
+            index + 1
+            for index in range(self._given, len(words) - 1)
+            if _ends_sentence(words[index][0]) and words[index + 1][1] <= self._written_s
+        ]
+        return [self._take(end) for end in ends]
+
+    def rest(self) -> str:
+        """Give what has not been given yet: the context's audio is written to its end."""
+        return self._take(len(self._words.get(self._context, [])))
+
+    def _take(self, end: int) -> str:
+        words = self._words.get(self._context, [])
+        text = " ".join(word for word, _ in words[self._given : end])
+        self._given = end
+        return text
+
+
+def _ends_sentence(word: str) -> bool:
+    return word.rstrip("\"')»\u201d\u2019").endswith((".", "!", "?", "…", "。"))

@@ -1,0 +1,363 @@
+"""One call, from the bound socket to the closed stream.
+
+Order matters in one place: between `start` and the first media message there is no work of any kind. Everything else
+(telling the pool, the pipeline, the log) comes after the greeting is written.
+"""
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from websockets.frames import CloseCode
+
+from shared.agents import Agent
+from shared.calls import EndReason, StreamSid
+from shared.journal import EntryKind, entry
+from shared.logs import get
+from shared.messages import (
+    Bind,
+    Closed,
+    Counted,
+    Ending,
+    FirstMedia,
+    Message,
+    Observed,
+)
+from shared.messages import (
+    Started as StreamStarted,
+)
+from shared.metrics import Oddity, Timing
+from shared.settings import Settings
+from worker.call.greeting import BURST_S, Recording, burst, heard_part
+from worker.call.media import (
+    MEDIA_SUFFIX,
+    Audio,
+    Codec,
+    Digit,
+    MarkEchoed,
+    Started,
+    Stopped,
+    mark_message,
+    media_prefix,
+)
+from worker.call.pipeline import AgentPipeline
+from worker.call.playout import RATE
+from worker.call.stream import Stream, open_stream
+
+log = get(__name__)
+
+END_STORED_WAIT_S: Final = 0.6
+"""The pool waits 0.3 s for Redis; twice that, and the stream is closed without its word."""
+
+FAREWELL_WAIT_S: Final = 15.0
+"""How long a goodbye may take to be spoken before the call ends without it."""
+
+ECHO_WAIT_S: Final = 3.0
+"""How long past its play-out a mark may take to come back."""
+
+CLOSE_CODES: Final[Mapping[EndReason, CloseCode]] = {
+    EndReason.TICKET_MISMATCH: CloseCode.POLICY_VIOLATION,
+    EndReason.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
+    EndReason.WORKER_LOST: CloseCode.INTERNAL_ERROR,
+}
+
+
+class Serving:
+    """Serves one call on one stream. `bind` once; `done` is set when the stream is closed and the pool told."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recordings: Mapping[str, Recording],
+        pipeline: AgentPipeline,
+        tell: Callable[[Message], object],
+    ) -> None:
+        self._settings = settings
+        self._recordings = recordings
+        self._pipeline = pipeline
+        self._tell = tell
+        self._codec = Codec()
+        self._stream: Stream | None = None
+        self._bound: Bind | None = None
+        self._agent = Agent()
+        self._oddities: Counter[Oddity] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._greeting: Recording | None = None
+        self._greeting_task: asyncio.Task[None] | None = None
+        self._farewell_mark = ""
+        self._farewell_heard = asyncio.Event()
+        self._started_at = 0.0
+        self._last_frame_at = 0.0
+        self._opened = False
+        self._replies = 0
+        self._ending = False
+        self.reason: EndReason | None = None
+        self.started = asyncio.Event()
+        self.end_stored = asyncio.Event()
+        self.done = asyncio.Event()
+
+    @property
+    def agent(self) -> Agent:
+        """The profile this call is served with."""
+        return self._agent
+
+    @property
+    def started_at(self) -> float:
+        """When `start` was read (monotonic); 0 before."""
+        return self._started_at
+
+    async def bind(self, bound: Bind, sock: socket.socket) -> None:
+        """Take over the open WebSocket of a call."""
+        self._bound = bound
+        self._agent = bound.agent
+        self._last_frame_at = time.monotonic()
+        self._pipeline.output.on_interrupted = self._interrupted
+        self._stream = await open_stream(sock, self)
+        self._go(self._watch())
+
+    def use(self, agent: Agent) -> None:
+        """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
+        self._agent = agent
+        self._greeting = self._choose_greeting(agent)
+
+    def replied(self, at: float) -> None:
+        """Note that an answer's first audio was written at `at` (monotonic)."""
+        if not self._opened:  # the greeting was spoken by the voice
+            self._opened = True
+            self._first_media(at)
+        else:
+            self._replies += 1
+
+    def end(self, reason: EndReason) -> None:
+        """End the call for this reason; the first reason counts."""
+        if not self._ending:
+            self._ending = True
+            self.reason = reason
+            self._go(self._finish(reason))
+
+    def flush_oddities(self) -> None:
+        """Report what was odd on the stream since the last time; called with each beat, so that no storm is possible."""
+        for oddity, times in self._oddities.items():
+            self._tell(Counted(oddity=oddity, times=times))
+        self._oddities.clear()
+
+    async def hang_up(self) -> None:
+        """Let what the agent is saying be heard (or the goodbye clip, when it says nothing), then end the call."""
+        if self._pipeline.spoke:
+            try:
+                async with asyncio.timeout(FAREWELL_WAIT_S):
+                    await self._pipeline.quiet.wait()
+            except TimeoutError:
+                log.warning("the goodbye was not spoken in time")
+        else:
+            self._play_goodbye()
+        self._farewell_mark = self._pipeline.output.mark("")
+        try:
+            async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
+                await self._farewell_heard.wait()
+        except TimeoutError:
+            log.warning("the goodbye's mark did not come back")
+        self.end(EndReason.AGENT_HANGUP)
+
+    # --- the stream speaks --------------------------------------------------------------------------------------------
+
+    def text(self, data: bytes) -> None:
+        """Take one message of the carrier."""
+        self._last_frame_at = time.monotonic()
+        event, oddity = self._codec.read(data)
+        if oddity is not None:
+            self._oddities[oddity] += 1
+        match event:
+            case Audio():
+                if self._started_at:
+                    self._pipeline.input.hear(event.ulaw)
+            case Started():
+                self._start(event)
+            case MarkEchoed():
+                self._echoed(event.name)
+            case Stopped():
+                self.end(self._hangup_reason())
+            case Digit():
+                log.info("digit pressed")
+            case _:
+                pass
+
+    def binary(self) -> None:
+        """Count a binary message: the carrier never sends one."""
+        self._last_frame_at = time.monotonic()
+        self._oddities[Oddity.BINARY_FRAME] += 1
+
+    def oversize(self) -> None:
+        """Count a message beyond 64 KiB; the stream ends over it."""
+        self._oddities[Oddity.OVERSIZE_FRAME] += 1
+
+    def ended(self, code: int | None) -> None:
+        """Note the end of the stream by the peer."""
+        if code is None:
+            self.end(EndReason.STREAM_LOST)
+        elif code in {CloseCode.PROTOCOL_ERROR, CloseCode.MESSAGE_TOO_BIG}:
+            self.end(EndReason.PROTOCOL_ERROR)
+        else:
+            self.end(self._hangup_reason())
+
+    # --- the beginning ------------------------------------------------------------------------------------------------
+
+    def _start(self, event: Started) -> None:
+        assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
+        assert self._stream is not None  # noqa: S101 - as above
+        at = time.monotonic()
+        if event.call_sid != self._bound.call.call_sid:
+            self.end(EndReason.TICKET_MISMATCH)
+            return
+        output = self._pipeline.output
+        output.attach(self._stream, event.stream_sid)
+        greeting = self._greeting
+        first_media_at = 0.0
+        remaining = 0
+        if greeting is not None:
+            messages, remaining, audio = burst(greeting, event.stream_sid)
+            self._stream.send(messages[0])
+            first_media_at = time.monotonic()
+            self._stream.send(*messages[1:])
+            output.playout.sent(audio, first_media_at)
+        self._started_at = at
+        self.started.set()
+        self._tell(StreamStarted(stream_sid=StreamSid(event.stream_sid)))
+        if greeting is not None:
+            self._opened = True
+            self._first_media(first_media_at)
+        self._greeting_task = self._go(self._greet(greeting, remaining))
+        log.info("stream started", stream_sid=event.stream_sid)
+
+    def _first_media(self, at: float) -> None:
+        assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
+        self._tell(FirstMedia(at=at))
+        self._observe(Timing.GREETING_START, at - self._bound.accepted_at)
+        self._observe(Timing.START_TO_FIRST_MEDIA, at - self._started_at)
+
+    async def _greet(self, greeting: Recording | None, used: int) -> None:
+        """Tell the pipeline about the greeting under way, and send what the burst left over."""
+        if greeting is None:
+            if self._agent.greeting:
+                await self._pipeline.speak(self._agent.greeting)
+            return
+        output = self._pipeline.output
+        self._pipeline.add_spoken(greeting.text)
+        self._entry("agent", greeting.text)
+        await output.announce_direct_speech(speaking=True)
+        prefix = media_prefix(self._codec.stream_sid)
+        for piece in greeting.pieces[used:]:
+            await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
+            if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
+                output.playout.sent(piece.size, time.monotonic())
+        output.mark(greeting.text)
+
+    def _choose_greeting(self, agent: Agent) -> Recording | None:
+        if not self._settings.greeting_audio_enabled:
+            return None
+        named = self._recordings.get(agent.greeting_clip or self._settings.greeting_audio_clip)
+        if named is None or agent.greeting_clip:
+            return named
+        # the installation's clip greets only in its own language, and not an agent that has its own words
+        same_language = named.clip.language.split("-")[0] in {agent.language.split("-")[0], ""}
+        return named if same_language and agent.greeting in {"", named.text} else None
+
+    # --- in the middle ------------------------------------------------------------------------------------------------
+
+    def _echoed(self, name: str) -> None:
+        output = self._pipeline.output
+        if not output.playout.knows(name):
+            self._oddities[Oddity.UNKNOWN_MARK] += 1
+            return
+        heard = output.playout.echoed(name)
+        if heard is None:
+            return  # cleared: it proves nothing
+        if heard:
+            self._entry("heard", heard)
+        if name == self._farewell_mark:
+            self._farewell_heard.set()
+        if self._greeting is not None:
+            self._greeting = None
+            self._go(output.announce_direct_speech(speaking=False))
+
+    def _interrupted(self) -> None:
+        """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
+        greeting = self._greeting
+        if greeting is None or not self._started_at:
+            return
+        self._greeting = None
+        if self._greeting_task is not None:
+            self._greeting_task.cancel()
+        playout = self._pipeline.output.playout
+        played = playout.sent_bytes - playout.lead(time.monotonic()) * RATE
+        self._pipeline.replace_spoken(greeting.text, heard_part(greeting.text, played / len(greeting.clip.audio)))
+        self._go(self._pipeline.output.announce_direct_speech(speaking=False))
+
+    def _play_goodbye(self) -> None:
+        goodbye = self._recordings.get("goodbye")
+        if goodbye is None or self._stream is None or goodbye.clip.language != self._agent.language.split("-")[0]:
+            return
+        messages, _, audio = burst(goodbye, self._codec.stream_sid)
+        if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
+            self._pipeline.output.playout.sent(audio, time.monotonic())
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """End calls that never start, fall silent on the wire, or last too long."""
+        try:
+            async with asyncio.timeout(self._settings.start_timeout):
+                await self.started.wait()
+        except TimeoutError:
+            self.end(EndReason.START_TIMEOUT)
+            return
+        while not self._ending:
+            now = time.monotonic()
+            silent_at = self._last_frame_at + self._settings.silence_timeout
+            over_at = self._started_at + self._settings.max_call_duration
+            if now >= silent_at:
+                self.end(EndReason.STREAM_SILENT)
+            elif now >= over_at:
+                self.end(EndReason.MAX_DURATION)
+            else:
+                await asyncio.sleep(min(silent_at, over_at) - now)
+
+    async def _finish(self, reason: EndReason) -> None:
+        self.flush_oddities()
+        self._tell(Ending(reason=reason))
+        try:
+            async with asyncio.timeout(END_STORED_WAIT_S):
+                await self.end_stored.wait()
+        except TimeoutError:
+            log.warning("the pool did not confirm the end reason")
+        if self._stream is not None:
+            await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
+        self._tell(Closed())
+        self.done.set()
+
+    def _hangup_reason(self) -> EndReason:
+        if not self._started_at:
+            return EndReason.HANGUP_BEFORE_START
+        return EndReason.CALLER_HANGUP if self._replies else EndReason.HANGUP_BEFORE_REPLY
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _entry(self, kind: EntryKind, text: str) -> None:
+        self._tell(entry(kind, text))
+
+    def _observe(self, timing: Timing, seconds: float) -> None:
+        self._tell(Observed(timing=timing, seconds=seconds))
+
+    def _go(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the call failed", exc_info=error)

@@ -1,0 +1,172 @@
+"""The two ends of the pipeline: the caller's audio in, the agent's audio out, on a stream that comes later.
+
+Both ends start with the parked pipeline and wait. `Output` keeps the carrier's buffer short: it writes at most `LEAD_S`
+ahead of the play-out clock, whatever was sent directly (greeting, goodbye) included, because a barge-in, an end and a
+resume all depend on knowing what has really been played.
+"""
+
+import asyncio
+import base64
+import time
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    Frame,
+    InputAudioRawFrame,
+    InterruptionFrame,
+    OutputAudioRawFrame,
+    StartFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection
+from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
+
+from worker.call.media import MEDIA_SUFFIX, clear_message, mark_message, media_prefix
+from worker.call.playout import RATE, Playout, SpokenSentences
+from worker.call.stream import Stream
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
+    import audioop
+
+LEAD_S: Final = 0.3
+"""How far ahead of the play-out clock audio is written: enough to bridge a busy machine, little enough to take back."""
+
+PARAMS: Final = TransportParams(
+    audio_in_enabled=True,
+    audio_in_sample_rate=RATE,
+    audio_in_passthrough=True,
+    audio_out_enabled=True,
+    audio_out_sample_rate=RATE,
+    audio_out_10ms_chunks=4,
+    audio_out_end_silence_secs=0,
+    audio_out_write_timeout_secs=30.0,
+)
+
+
+class Input(BaseInputTransport):
+    """The caller's audio, given frame by frame as it arrives."""
+
+    def __init__(self) -> None:
+        super().__init__(PARAMS.model_copy())
+        self._running = False
+
+    async def start(self, frame: StartFrame) -> None:
+        """Start and wait for a stream; nothing is read here."""
+        await super().start(frame)
+        await self.set_transport_ready(frame)
+        self._running = True
+
+    def hear(self, ulaw: bytes) -> None:
+        """Take a piece of the caller's audio (8 kHz mono mu-law, any length). Dropped before the pipeline runs."""
+        if self._running:
+            frame = InputAudioRawFrame(audio=audioop.ulaw2lin(ulaw, 2), sample_rate=RATE, num_channels=1)
+            self._audio_in_queue.put_nowait(frame)
+
+
+class Output(BaseOutputTransport):
+    """The agent's audio, written to the stream in step with the play-out clock.
+
+    `on_reply` is called once per agent turn with the monotonic time its first audio was written; `on_said` with each
+    sentence whose audio is on its way; `on_interrupted` before the
+    buffers are cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(PARAMS.model_copy())
+        self._stream: Stream | None = None
+        self._stream_sid = ""
+        self._media_prefix = ""
+        self._sentences = SpokenSentences()
+        self._turn_open = False
+        self.playout = Playout()
+        self.on_reply: Callable[[float], None] = lambda _at: None
+        self.on_said: Callable[[str], None] = lambda _text: None
+        self.on_interrupted: Callable[[], None] = lambda: None
+        self.on_quiet: Callable[[], None] = lambda: None
+
+    async def start(self, frame: StartFrame) -> None:
+        """Start and wait for a stream."""
+        await super().start(frame)
+        await self.set_transport_ready(frame)
+
+    def attach(self, stream: Stream, stream_sid: str) -> None:
+        """Write to this stream from now on."""
+        self._stream = stream
+        self._stream_sid = stream_sid
+        self._media_prefix = media_prefix(stream_sid)
+
+    def word(self, context: str, text: str, start_s: float) -> None:
+        """Note a word the voice will say, `start_s` seconds into its audio context."""
+        self._sentences.word(context, text, start_s)
+
+    def mark(self, text: str) -> str:
+        """Send a mark behind what was written so far; its echo means `text` was heard. Gives the mark's name."""
+        name = self.playout.mark(text)
+        self._send(mark_message(self._stream_sid, name))
+        return name
+
+    async def announce_direct_speech(self, *, speaking: bool) -> None:
+        """Tell the pipeline about audio that did not pass through it, so that its turn and idle logic knows."""
+        await self.broadcast_frame(BotStartedSpeakingFrame if speaking else BotStoppedSpeakingFrame)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Let the base do its work, and take back what the carrier has buffered when the caller interrupts."""
+        if isinstance(frame, InterruptionFrame):
+            self._interrupt()
+        await super().process_frame(frame, direction)
+
+    async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
+        """See the borders of each audio context pass, behind its audio."""
+        if direction is FrameDirection.DOWNSTREAM:
+            if isinstance(frame, TTSStartedFrame):
+                self._sentences.begin(frame.context_id or "")
+            elif isinstance(frame, TTSStoppedFrame):
+                self._turn_open = False
+                self._said(self._sentences.rest())
+                self.on_quiet()
+        await super().push_frame(frame, direction)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        """Write a chunk when the play-out clock wants it; the chunk is dropped when there is no stream."""
+        if self._stream is None:
+            return False
+        ahead = self.playout.lead(time.monotonic()) - LEAD_S
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        await self._stream.writable.wait()
+        ulaw = audioop.lin2ulaw(frame.audio, 2)
+        if not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
+            return False
+        now = time.monotonic()
+        self.playout.sent(len(ulaw), now)
+        if not self._turn_open:
+            self._turn_open = True
+            self.on_reply(now)
+        self._sentences.wrote(len(ulaw) / RATE)
+        for sentence in self._sentences.complete():
+            self._said(sentence)
+        return True
+
+    def _said(self, sentence: str) -> None:
+        if sentence:
+            self.on_said(sentence)
+            self.mark(sentence)
+
+    def _interrupt(self) -> None:
+        self._turn_open = False
+        self._sentences.forget()
+        self.on_interrupted()
+        self.on_quiet()
+        self._send(clear_message(self._stream_sid))
+        self.playout.clear(time.monotonic())
+
+    def _send(self, text: str) -> bool:
+        return self._stream is not None and self._stream.send(text)

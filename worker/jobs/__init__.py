@@ -1,0 +1,1 @@
+"""Plain functions the prefetchers run. They import neither rq nor pipecat."""

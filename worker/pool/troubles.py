@@ -1,0 +1,53 @@
+"""Why workers do not become ready: the last problem with each resource, until a worker becomes ready again."""
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from shared.messages import Problem
+from worker.pool.plan import Backoff
+
+TAIL_LINES: Final = 20
+"""Of a traceback: enough to see where and what, little enough to read in an answer."""
+
+MAX_DETAIL: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A problem, with the end of the traceback of the worker that had it."""
+
+    resource: str
+    detail: str
+    traceback: str
+
+    @property
+    def problem(self) -> Problem:
+        """What routers are told of it."""
+        return Problem(resource=self.resource, detail=self.detail)
+
+
+class Troubles:
+    """Present problems and the back-off they cause."""
+
+    def __init__(self) -> None:
+        self.backoff = Backoff()
+        self._by_resource: dict[str, Trouble] = {}
+        self._jitter = random.Random(os.urandom(8))  # noqa: S311 - spreads work, hides nothing
+
+    def note(self, resource: str, detail: str, traceback: str, failed_at: float | None) -> None:
+        """Note a problem; one that made a warm-up fail (`failed_at`, CLOCK_MONOTONIC) delays the next one."""
+        tail = "\n".join(traceback.strip().splitlines()[-TAIL_LINES:])
+        self._by_resource[resource] = Trouble(resource, detail[:MAX_DETAIL], tail)
+        if failed_at is not None:
+            self.backoff = self.backoff.failed(failed_at, self._jitter.random())
+
+    def over(self) -> None:
+        """Forget all of them: a worker became ready."""
+        self._by_resource.clear()
+        self.backoff = Backoff()
+
+    def present(self) -> tuple[Trouble, ...]:
+        """List the present problems."""
+        return tuple(self._by_resource.values())

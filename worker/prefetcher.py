@@ -1,0 +1,143 @@
+"""`python -m worker.prefetcher`: prepares calls (queue `prefetch`) and finishes them (queue `aftercall`).
+
+This process only supervises and exposes `/metrics`. The work is done by two children, so that records never delay a
+lookup and a crash of one is not the other's: one with `PREFETCH_WORKERS` lookup threads, one for what follows a call. A
+child that dies is replaced; no start order and no Redis are assumed.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from shared import logs, redis_door, settings
+from shared.errors import SettingsError
+from shared.metrics import PrefetchMetrics, registry
+from shared.prefetch import AFTERCALL_QUEUE, QUEUE
+from shared.settings import Process, Settings
+from worker.prefetcher_report import read
+
+STOP_S: Final = 2.0
+"""What a child gets beyond `PREFETCH_TIMEOUT` and its own second before it is killed."""
+
+HEALTHY_S: Final = 30.0
+"""A child that lived this long is replaced at once; one that dies sooner, after a growing pause."""
+
+MOST_PAUSE_S: Final = 10.0
+
+_log = logs.get(__name__)
+
+
+class Supervisor:
+    """Keeps the children alive until told to stop."""
+
+    def __init__(self, conf: Settings, metrics: PrefetchMetrics) -> None:
+        self._metrics = metrics
+        self._grace_s = conf.prefetch_timeout + 1.0 + STOP_S
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let running jobs finish and leave; may be called from a signal handler of the loop, any number of times."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Supervise until stopped."""
+        async with asyncio.TaskGroup() as tasks:
+            for role in (QUEUE, AFTERCALL_QUEUE):
+                tasks.create_task(self._keep(role))
+
+    async def _keep(self, role: str) -> None:
+        pause = redis_door.Backoff(0.2, MOST_PAUSE_S)
+        while not self._stop.is_set():
+            born = time.monotonic()
+            status = await self._live(role)
+            if self._stop.is_set():
+                return
+            _log.error("prefetcher child died", queue=role, status=status)
+            if time.monotonic() - born > HEALTHY_S:
+                pause.reset()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause.next())
+
+    async def _live(self, role: str) -> int:
+        """Start a child, read what it observes, end it when told to; give its exit status."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # its own process group: a Ctrl-C is this process's to pass on
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "worker.prefetcher_child", role, stdin=theirs.fileno(), process_group=0
+            )
+        _log.info("prefetcher child started", queue=role, pid=child.pid)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                stopping = tasks.create_task(self._end(child))
+                listening = tasks.create_task(self._listen(reader))
+                status = await child.wait()
+                stopping.cancel()
+                listening.cancel()
+        finally:
+            writer.close()
+        return status
+
+    async def _end(self, child: asyncio.subprocess.Process) -> None:
+        await self._stop.wait()
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+            await asyncio.sleep(self._grace_s)
+            _log.warning("prefetcher child killed", pid=child.pid)
+            child.kill()
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(OSError):
+            while text := await reader.readline():
+                if (observation := read(text)) is not None:
+                    self._metrics.prefetched(observation.outcome, observation.seconds)
+
+
+async def supervise(conf: Settings, metrics: PrefetchMetrics) -> None:
+    """Run the children until SIGTERM or SIGINT."""
+    supervisor = Supervisor(conf, metrics)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    await supervisor.run()
+
+
+def expose(conf: Settings, made: CollectorRegistry) -> int:
+    """Serve `/metrics` in a thread of its own and give the port.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    try:
+        server, _ = start_http_server(conf.prefetch_metrics_port, conf.pool_metrics_host, made)
+    except OSError as error:
+        raise SettingsError(f"PREFETCH_METRICS_PORT: {conf.prefetch_metrics_port}: {error.strerror}") from error
+    return int(server.server_port)
+
+
+def main() -> None:
+    """Check the settings, expose the metrics, supervise; exit 0 at SIGTERM, 2 for a wrong setting."""
+    try:
+        conf = settings.load(Process.PREFETCHER)
+        logs.configure(conf.log_level, process="prefetcher")
+        made = registry()
+        metrics = PrefetchMetrics(made)
+        port = expose(conf, made)
+    except SettingsError as error:
+        settings.refuse(error)
+    if not conf.supabase_url:
+        _log.warning("no SUPABASE_URL: every customer will be unavailable")
+    _log.info("prefetchers started", metrics_port=port, workers=conf.prefetch_workers)
+    asyncio.run(supervise(conf, metrics))
+    _log.info("prefetchers stopped")
+
+
+if __name__ == "__main__":
+    main()

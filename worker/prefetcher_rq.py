@@ -1,0 +1,196 @@
+"""RQ workers as threads of one process.
+
+Thirty RQ worker processes need 1 GB and thirty threads 90 MB, at the same latency (measured: a lookup is a wait of
+half a second around 3 ms of work). RQ has no thread worker, so this is its `SimpleWorker` for everything about a job, in
+a waiting loop of ours: RQ's own can only be stopped by a signal, which a thread does not get, and meets a Redis that is
+away with one traceback per worker and up to a minute of waiting.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.exceptions import DequeueTimeout
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+
+from shared import logs, redis_door
+
+WAIT_S: Final = 5
+"""How long one blocking dequeue lasts (whole seconds): the rhythm of heartbeats and of `idle`."""
+
+WORKER_TTL_S: Final = 30
+"""RQ forgets a worker that died 60 s after this; by default seven minutes later."""
+
+SCHEDULE_S: Final = 1.0
+"""How often jobs that are due later are looked for, as RQ's own scheduler does."""
+
+_log = logs.get(__name__)
+
+
+class Outage:
+    """Says once that something is away and once that it is back, however many threads notice."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._away = False
+        self._lock = threading.Lock()
+
+    def away(self, why: str) -> None:
+        """Note a failure."""
+        with self._lock:
+            if not self._away:
+                self._away = True
+                _log.warning(f"{self._what} does not answer", why=why)
+
+    def back(self) -> None:
+        """Note a success."""
+        with self._lock:
+            if self._away:
+                self._away = False
+                _log.info(f"{self._what} answers again")
+
+
+class ThreadWorker(SimpleWorker):
+    """An RQ worker that runs its jobs in the thread that calls `work_until`, and takes no orders over Redis."""
+
+    death_penalty_class = TimerDeathPenalty  # the other one is a signal: main thread only
+    log_result_lifespan = False
+
+    def work_until(self, stop: threading.Event, idle: Callable[[], None]) -> None:
+        """Take and run jobs until `stop` is set; `idle` is called whenever there was none for `WAIT_S`.
+
+        `stop` is seen after `WAIT_S`, or at once when this connection's blocking command is ended (`Threads.stop`).
+
+        Raises:
+            RedisError, OSError: Redis is away; a new worker is needed.
+        """
+        me: Any = self  # half of RQ's methods have no types
+        me.register_birth()
+        try:
+            while not stop.is_set():
+                me.heartbeat()
+                if me.should_run_maintenance_tasks:
+                    me.run_maintenance_tasks()
+                try:
+                    taken = Queue.dequeue_any(
+                        self.queues,
+                        WAIT_S,
+                        connection=self.connection,
+                        serializer=self.serializer,
+                        death_penalty_class=self.death_penalty_class,
+                    )
+                except DequeueTimeout:
+                    idle()
+                    continue
+                if taken is not None:
+                    self.execute_job(*taken)
+        finally:
+            me.register_death()
+
+
+class Threads:
+    """The RQ workers of a process: started one by one, stopped together."""
+
+    def __init__(self, redis_url: str, stop: threading.Event) -> None:
+        self._url = redis_url
+        self._stop = stop
+        self._redis_link = Outage("redis")
+        self._threads: list[threading.Thread] = []
+        self._connections: set[int] = set()
+
+    def start_worker(self, queue: str, prepare: Callable[[], Callable[[], None]]) -> None:
+        """Start a thread that works on a queue; `prepare` runs in it first and gives what to do when idle."""
+        self._start(lambda: self._work(queue, prepare))
+
+    def start_scheduler(self, queue: str) -> None:
+        """Start the thread that moves jobs to the queue when their time has come."""
+        self._start(lambda: self._schedule(queue))
+
+    def stop(self, within_s: float) -> bool:
+        """Let running jobs finish and idle threads go; False when some are still there after `within_s`.
+
+        `stop` is set by now. Idle threads sit in a blocking command: Redis is asked to end those.
+        """
+        try:
+            with redis_door.sync_commands(self._url) as client:
+                for connection in tuple(self._connections):
+                    client.client_unblock(connection)
+        except (RedisError, OSError) as error:
+            _log.info("blocking reads not ended", why=str(error))
+        until = time.monotonic() + within_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _start(self, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, daemon=True, name=f"rq-{len(self._threads)}")
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, queue: str, prepare: Callable[[], Callable[[], None]]) -> None:
+        idle = prepare()
+
+        def attempt(redis: Redis) -> None:
+            worker = ThreadWorker(
+                [queue], connection=redis, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S, log_job_description=False
+            )
+            connection = redis.client_id()
+            self._connections.add(connection)
+            try:
+                self._redis_link.back()
+                worker.work_until(self._stop, idle)
+            finally:
+                self._connections.discard(connection)
+
+        self._keep_on(attempt)
+
+    def _schedule(self, queue: str) -> None:
+        def attempt(redis: Redis) -> None:
+            scheduler: Any = RQScheduler(
+                [queue], connection=redis, serializer=JSONSerializer, logging_level=logging.WARNING
+            )
+            scheduler.acquire_locks()
+            self._redis_link.back()
+            scheduler.register_birth()
+            try:
+                while not self._stop.wait(SCHEDULE_S):
+                    if scheduler.should_reacquire_locks:
+                        scheduler.acquire_locks()
+                    scheduler.heartbeat()
+                    scheduler.enqueue_scheduled_jobs()
+            finally:
+                scheduler.stop()
+
+        self._keep_on(attempt)
+
+    def _keep_on(self, attempt: Callable[[Redis], None]) -> None:
+        """Try again with a new connection after every failure, at a jittered and bounded pace, until `stop`."""
+        backoff = redis_door.Backoff()
+        while not self._stop.is_set():
+            try:
+                with redis_door.for_rq(self._url, socket_timeout_s=WAIT_S + redis_door.COMMAND_TIMEOUT_S) as redis:
+                    attempt(redis)
+            except (RedisError, OSError) as error:
+                if not self._stop.is_set():
+                    self._redis_link.away(str(error))
+            except Exception:  # noqa: BLE001 - whatever RQ meets, this thread must work on
+                _log.exception("rq worker failed")
+            self._stop.wait(backoff.next())
+
+
+def quiet_rq() -> None:
+    """Keep RQ's loggers from printing a traceback per job when Redis goes away: that is said once, by `Outage`."""
+    for name in ("rq.worker", "rq.scheduler", "rq.job"):
+        logging.getLogger(name).addFilter(_no_redis_traceback)
+
+
+def _no_redis_traceback(record: logging.LogRecord) -> bool:
+    error: Any = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (RedisError, OSError)) and "redis.exceptions." not in record.getMessage()

@@ -1,0 +1,30 @@
+"""What a profile's language means to a provider and to the model. Pure."""
+
+from typing import Final
+
+NAMES: Final = {
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "it": "Italian",
+    "ja": "Japanese",
+    "nl": "Dutch",
+    "pt": "Portuguese",
+    "pt-br": "Brazilian Portuguese",
+}
+"""How a prompt names a language; any other is named by its code, which models know as well."""
+
+
+def language_name(language: str) -> str:
+    """Give the name of a language for a prompt."""
+    code = language.lower()
+    return NAMES.get(code) or NAMES.get(base_language(code)) or language
+
+
+def base_language(language: str) -> str:
+    """Give the ISO 639-1 code without its region: `pt-BR` is `pt`.
+
+    Source: Cartesia docs, STT and TTS "language" (two-letter codes).
+    """
+    return language.split("-", maxsplit=1)[0].lower()

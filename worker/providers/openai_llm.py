@@ -1,0 +1,54 @@
+"""The language model, by any OpenAI-compatible `OPENAI_BASE_URL`.
+
+The connection (TCP, TLS) is opened at the reservation, so that the first completion of a call does not pay for it.
+
+Source: openai 3.54 and Pipecat 1.14 source (the client of the service keeps idle connections until the peer closes).
+"""
+
+import asyncio
+
+from openai import APIConnectionError, OpenAIError
+from pipecat.services.openai.llm import OpenAILLMService
+
+from shared.agents import Agent
+from shared.settings import Settings
+from worker.providers.languages import language_name
+
+WARM_TIMEOUT_S = 3.0
+
+
+class WarmOpenAILLM(OpenAILLMService):
+    """The model."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            settings=OpenAILLMService.Settings(model=settings.openai_model, system_instruction=""),
+        )
+        self._connected = False
+
+    def warm(self) -> bool:
+        """Say whether a connection was opened; whether the peer keeps it shows at the next request."""
+        return self._connected and bool(self.is_usable)
+
+    async def open(self) -> None:
+        """Open a connection with the cheapest request there is. Any answer, even a refusal, means it is open."""
+        try:
+            async with asyncio.timeout(WARM_TIMEOUT_S):
+                await self._client.with_options(max_retries=0).models.list()
+        except (TimeoutError, APIConnectionError):
+            return
+        except OpenAIError:
+            pass
+        self._connected = True
+
+    def become(self, agent: Agent) -> None:
+        """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer."""
+        self._base_system_instruction = prompt(agent)
+        self._compose_system_instruction()
+
+
+def prompt(agent: Agent) -> str:
+    """Write the static part of the system instruction, identical between calls of one agent."""
+    return f"{agent.prompt}\n\nSpeak {language_name(agent.language)}."
