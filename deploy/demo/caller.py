@@ -1,0 +1,94 @@
+"""The recorded caller: interrupts the greeting, asks the time, asks what only the record answers, says goodbye.
+
+What the agent answered is kept as audio, the way it was played; others judge it by ear.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from typing import Final
+
+from deploy.demo.scene import LOG_OF
+from deploy.demo.trouble import RECORDINGS, Trouble
+from tests.bench.measure import Asked, ask, reply_s, reply_spans
+from tests.standins.carrier_call import Call
+from tests.standins.carrier_playout import RATE_HZ, SILENCE, Playout, Span
+from tests.standins.carrier_settings import CallFailed
+
+SCRIPT: Final = ("interrupt", "what-time", "my-code", "goodbye")
+GREETING_HEARD_S: Final = 1.5
+"""How much of the greeting the caller listens to before speaking over it."""
+
+STREAM_DEADLINE_S: Final = 30.0
+REPLY_DEADLINE_S: Final = 40.0
+"""Two calls on two cores, each waiting for speech recognition, answer within 3 s; a busy machine takes longer."""
+
+QUIET_S: Final = 1.5
+"""A reply is over when nothing was played for so long: longer than the pause between two of its sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the caller said (empty for the greeting), what was played in return, and how long that took to begin."""
+
+    recording: str
+    said: str
+    answer: bytes  # 8 kHz mu-law, as played
+    reply_s: float | None
+
+
+def texts() -> dict[str, str]:
+    """Read what each recording says."""
+    rows = tomllib.loads((RECORDINGS / "lexicon.toml").read_text(encoding="utf-8"))["recording"]
+    return {row["id"]: row["text"] for row in rows}
+
+
+async def converse(call: Call, name: str) -> list[Turn]:
+    """Play the whole script on a call that was dialled; return when the agent has hung up.
+
+    Raises:
+        Trouble: a step did not happen; the call's name is in it.
+    """
+    try:
+        await call.streaming(timeout_s=STREAM_DEADLINE_S)
+        await call.hears(lambda heard: heard.duration_s >= GREETING_HEARD_S, STREAM_DEADLINE_S)
+    except CallFailed as error:
+        raise Trouble(f"{name}: no greeting was heard: {error}", f"see {LOG_OF['pool']}") from error
+    words = texts()
+    asked = [(recording, await _step(call, name, recording, words[recording])) for recording in SCRIPT]
+    greeting = [span for span in call.heard.spans if span.utterance < asked[0][1].utterances_before]
+    turns = [Turn("", "", line(greeting), None)]
+    ends = [one.utterances_before for _, one in asked[1:]] + [call.heard.utterances]
+    for (recording, one), end in zip(asked, ends, strict=True):
+        answer = line([span for span in reply_spans(call, one) if span.utterance < end])
+        turns.append(Turn(recording, words[recording], answer, reply_s(call, one)))
+    return turns
+
+
+async def _step(call: Call, name: str, recording: str, said: str) -> Asked:
+    """Say one thing and wait until the answer was played, or after the goodbye until the agent has hung up."""
+    last = recording == SCRIPT[-1]
+    wanted = "the agent did not hang up after" if last else "nothing was answered to"
+    try:
+        asked = await ask(call, (RECORDINGS / f"{recording}.ulaw").read_bytes())
+        if last:
+            await call.ended(REPLY_DEADLINE_S)
+        else:
+            await call.hears(lambda heard: _answered(heard, asked), REPLY_DEADLINE_S)
+    except CallFailed as error:
+        raise Trouble(f"{name}: {wanted} {said!r}: {error}", f"see {LOG_OF['pool']}") from error
+    if recording == SCRIPT[0] and not any(stream.clears for stream in call.streams):
+        raise Trouble(f"{name}: the greeting went on when the caller spoke over it", f"see {LOG_OF['pool']}")
+    return asked
+
+
+def _answered(heard: Playout, asked: Asked) -> bool:
+    return heard.utterances > asked.utterances_before and not heard.playing and heard.quiet_s >= QUIET_S
+
+
+def line(spans: list[Span]) -> bytes:
+    """Put pieces of audio together as they were heard, silence between them included."""
+    heard = bytearray()
+    for span in spans:
+        offset = round((span.start_s - spans[0].start_s) * RATE_HZ)
+        heard += SILENCE * (offset - len(heard)) + span.audio
+    return bytes(heard)

@@ -1,0 +1,93 @@
+"""`make bench`: every number of the project's targets, in one run, on this machine.
+
+    python -m tests.bench [--quick] [--json FILE] [--report FILE]
+
+Exit 0 when everything was measured, whether or not the targets were met: a benchmark reports, it does not test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from tests.bench.document import document, machine, versions
+from tests.bench.options import Options, parse
+from tests.bench.plan import Results, measure
+from tests.bench.report import figures, text
+from tests.standins.process import StandinFailed
+
+if TYPE_CHECKING:
+    from tests.bench.figures import Figure
+
+STOPPED = 130
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = parse(sys.argv[1:], os.environ.get("QUICK", ""))
+    about = machine()
+    try:
+        results = asyncio.run(_measure(options))
+    except (StandinFailed, AssertionError, OSError) as error:
+        print(f"offhook: the bench could not go on: {error}", file=sys.stderr)
+        return 1
+    except asyncio.CancelledError:
+        return STOPPED
+    extent = options.extent
+    found = figures(results, extent.at_once, extent.ready, extent.few_ready)
+    remarks = _remarks(results)
+    print(text(found))
+    print("\n" + "\n".join(remarks))
+    if options.json is not None:
+        options.json.write_text(json.dumps(_values(found, about), indent=1) + "\n", encoding="utf-8")
+    if options.report is not None:
+        options.report.write_text(document(found, about, remarks), encoding="utf-8")
+        print(f"written to {options.report}")
+    return 0
+
+
+async def _measure(options: Options) -> Results:
+    begun = time.monotonic()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await measure(
+        options.extent, lambda what: print(f"{time.monotonic() - begun:6.1f} s  {what}", file=sys.stderr, flush=True)
+    )
+
+
+def _remarks(results: Results) -> list[str]:
+    """Say what a reader must know to judge the figures."""
+    calls = [
+        *results.singles_paused,
+        *results.singles_at_once,
+        *results.bursts_paused,
+        *results.bursts_at_once,
+        *(one.measured for one, _ in results.knowing),
+        *(one.measured for one in results.replies),
+    ]
+    late = sum(one.frames_late for one in calls)
+    silent = sum(one.upgrade_to_media is None for one in calls)
+    remarks = [f"{len(calls)} calls; the carrier itself sent {late} of their frames more than 20 ms late."]
+    if silent:
+        remarks.append(f"{silent} calls brought no media at all.")
+    return [*remarks, *results.left_out]
+
+
+def _values(found: list[Figure], about: dict[str, str]) -> dict[str, object]:
+    return {
+        "machine": about,
+        "packages": versions(),
+        "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in found],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

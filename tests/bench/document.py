@@ -1,0 +1,107 @@
+"""BENCHMARKS.md: the machine, the method, the limits, the table. Nothing in it names a host or a path."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+import psutil
+
+from tests.bench.plan import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
+from tests.bench.report import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.bench.figures import Figure
+
+PACKAGES: Final = (
+    "pipecat-ai",
+    "onnxruntime",
+    "websockets",
+    "uvicorn",
+    "starlette",
+    "redis",
+    "rq",
+    "msgspec",
+    "openai",
+    "cartesia",
+    "supabase",
+)
+
+METHOD: Final = f"""\
+Everything runs on this one machine: carrier, stand-ins, Redis, router, pool, workers and prefetchers share its cores, so a
+burst is also a burst of the carrier's own work. The stand-ins answer with fixed delays: connecting to a provider
+{CONNECT_MS} ms, first audio of the voice {TTS_FIRST_BYTE_MS} ms, first token of the model {LLM_FIRST_TOKEN_MS} ms, final transcript {STT_FINAL_MS} ms after it was asked for.
+Signatures are checked, tickets are signed, customers are looked up through the queue, as in production.
+
+- *Webhook*, *upgrade* and *media* moments are taken by the carrier, on the caller's side, when it has read the last byte.
+  "Upgrade accepted" is the moment it has read the 101; "upgrade written" is before that, after TCP connected.
+- *Agent ready* is the worker's own: speech recognition and voice both connected, counted from the `start` it read; negative
+  means before. A call whose worker did not say it is counted as missing, and a figure with missing values is not ok.
+- *Reply heard* counts from the last audible sample the carrier sent to the first sample of the reply on its play-out clock,
+  which includes waiting until the caller has certainly finished.
+- Figures from histograms take the upper edge of each bucket, so they are never better than the truth.
+- Percentiles are by nearest rank: with fewer than 100 values p99 is the worst of them.
+- USS comes from the kernel's `smaps_rollup`; a worker's is what its exit gives back.
+"""
+
+LIMITS: Final = """\
+Not measured: a real network, TLS, the vendors, other hardware, hours of running, more calls than ready workers. The pauses
+of the carrier are Twilio's as documented by observation, not measured here.
+"""
+
+
+def machine() -> dict[str, str]:
+    """Describe this machine without naming it."""
+    return {
+        "cores": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "load at start": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """List what was measured."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def document(found: Sequence[Figure], about: dict[str, str], remarks: Sequence[str]) -> str:
+    """Write the file."""
+    over = [f"{figure.group}: {figure.name}" for figure in found if figure.ok is False]
+    verdict = "Every target is met." if not over else "Over the target: " + "; ".join(over) + "."
+    return "\n".join([
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; run it again to compare. " + verdict,
+        "",
+        "## Machine",
+        "",
+        ", ".join(f"{name} {value}" for name, value in about.items()) + ".",
+        "",
+        ", ".join(f"{name} {value}" for name, value in versions().items()) + ".",
+        "",
+        "## Figures",
+        "",
+        markdown(found),
+        "",
+        *[f"- {remark}" for remark in remarks],
+        *([""] if remarks else []),
+        "## Method",
+        "",
+        METHOD,
+        "## Limits",
+        "",
+        LIMITS.rstrip(),
+        "",
+    ])  # fmt: skip

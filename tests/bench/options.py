@@ -1,0 +1,47 @@
+"""How much is measured: everything in five minutes, or enough in one."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Numbers of calls and rounds. `budget_s` ends what repeats: rounds that would begin after it are left out."""
+
+    singles: int  # calls one after another, each with and without the carrier's pause
+    replies: int  # whole greetings and one answer, one after another
+    rounds: int  # of calls at once, each with and without the carrier's pause
+    at_once: int = 30
+    ready: int = 32
+    few_ready: int = 8
+    budget_s: float = 270.0
+
+
+FULL: Final = Extent(singles=30, replies=6, rounds=3)
+QUICK: Final = Extent(singles=8, replies=2, rounds=1, budget_s=55.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line and QUICK."""
+
+    extent: Extent
+    quick: bool
+    json: Path | None
+    report: Path | None
+
+
+def parse(arguments: list[str], quick: str) -> Options:
+    """Read the command line; `quick` is the value of the environment's QUICK."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure offhook on this machine.")
+    parser.add_argument("--quick", action="store_true", help="fewer calls, about a minute, as QUICK=1 does")
+    parser.add_argument("--json", type=Path, help="write every value to this file as well")
+    parser.add_argument("--report", type=Path, help="write the report here (default: BENCHMARKS.md, not with QUICK)")
+    parsed = parser.parse_args(arguments)
+    fast = parsed.quick or quick.lower() not in {"", "0", "false", "no"}
+    report = parsed.report or (None if fast else Path("BENCHMARKS.md"))
+    return Options(QUICK if fast else FULL, fast, parsed.json, report)

@@ -1,0 +1,115 @@
+"""What is measured, in which order: two installations, one with few ready workers and one with many."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tests.bench import calls, memory
+from tests.bench.histogram import edges
+from tests.stack import Plan, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bench.calls import Heard
+    from tests.bench.measure import Measured
+    from tests.bench.memory import Memory
+    from tests.bench.options import Extent
+
+CONNECT_MS: Final = 150
+TTS_FIRST_BYTE_MS: Final = 90
+LLM_FIRST_TOKEN_MS: Final = 300
+STT_FINAL_MS: Final = 100
+"""Not given by the targets: finalize to final transcript, as the vendor's own figures have it."""
+
+LOOKUP_MS: Final = 500
+SLOW_ROUND_S: Final = 45.0
+"""What a round of calls at once may need with refilling; one that would not fit into the budget is left out."""
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything that was measured; each list holds one entry a call."""
+
+    singles_paused: list[Measured] = field(default_factory=list)
+    singles_at_once: list[Measured] = field(default_factory=list)
+    replies: list[Heard] = field(default_factory=list)
+    bursts_paused: list[Measured] = field(default_factory=list)
+    bursts_at_once: list[Measured] = field(default_factory=list)
+    knowing: list[tuple[Heard, bool]] = field(default_factory=list)  # and whether its first answer knew the caller
+    build_s: list[float] = field(default_factory=list)  # fork to READY, in the worker, while the pool filled up
+    build_edges: list[float] = field(default_factory=list)  # the same seen by the pool, as bucket edges
+    refill_edges: list[float] = field(default_factory=list)  # the same for replacements, with calls up
+    router_webhook_edges: list[float] = field(default_factory=list)  # with calls at once
+    few: Memory | None = None
+    many: Memory | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
+    """Measure everything within the extent."""
+    results, ends = Results(), time.monotonic() + extent.budget_s
+    say(f"starting with {extent.few_ready} ready workers")
+    async with Stack(_plan(extent.few_ready, 4)) as stack:
+        results.few = memory.look(stack.pool.pid, stack.router.pid)
+        say(f"{extent.singles} calls one after another, the carrier pausing as Twilio does")
+        results.singles_paused = await calls.one_by_one(stack, extent.singles, pause=True)
+        say(f"{extent.singles} calls one after another, without that pause")
+        results.singles_at_once = await calls.one_by_one(stack, extent.singles, pause=False)
+        say(f"{extent.replies} whole greetings with one answer each")
+        results.replies = await calls.replies(stack, extent.replies, "what-time")
+    say(f"starting with {extent.ready} ready workers")
+    async with Stack(_plan(extent.ready, extent.at_once)) as stack:
+        await _crowd(stack, extent, results, say, ends)
+    return results
+
+
+async def _crowd(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None], ends: float) -> None:
+    results.many = memory.look(stack.pool.pid, stack.router.pid)
+    results.build_s = [float(line["build_s"]) for line in stack.pool.lines() if line.get("event") == "parked"]
+    results.build_edges = edges(stack.fetch(f"{stack.pool_url}/metrics"), "offhook_pipeline_creation_seconds")
+    await _knowing(stack, extent, results, say)
+    for number in range(extent.rounds):
+        if number and time.monotonic() + SLOW_ROUND_S > ends:
+            results.left_out.append(f"rounds {number + 1} to {extent.rounds} of calls at once: no time left")
+            break
+        say(
+            f"{extent.at_once} calls at once, round {number + 1} of {extent.rounds}: with the carrier's pause, and without"
+        )
+        results.bursts_paused += await calls.at_once(stack, extent.at_once, pause=True, listen_s=calls.GREETED_S)
+        results.bursts_at_once += await calls.at_once(stack, extent.at_once, pause=False)
+    seen = edges(stack.fetch(f"{stack.pool_url}/metrics"), "offhook_pipeline_creation_seconds")
+    results.refill_edges = _without(seen, results.build_edges)
+    page = stack.fetch(f"{stack.router_url}/metrics")
+    results.router_webhook_edges = edges(page, "offhook_webhook_seconds", result="reserved")
+
+
+async def _knowing(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None]) -> None:
+    say(f"{extent.at_once} calls at once, each asking at once what only its record answers ({LOOKUP_MS} ms lookup)")
+    codes = {f"+55119{10000000 + number}": f"code{number:03d}x" for number in range(extent.at_once)}
+    customers = [{"phone": phone, "name": "Ana", "facts": {"reference_code": code}} for phone, code in codes.items()]
+    await stack.supabase.control(customers=customers, latency_ms=LOOKUP_MS)
+    heard = await calls.replies_at_once(stack, list(codes), "my-code")
+    results.knowing = [(one, code in one.text) for one, code in zip(heard, codes.values(), strict=True)]
+    await stack.supabase.control(customers=[], latency_ms=0)
+
+
+def _plan(ready: int, prefetchers: int) -> Plan:
+    return Plan(
+        pool_ready=ready,
+        prefetch_workers=prefetchers,
+        connect_ms=CONNECT_MS,
+        tts_first_byte_ms=TTS_FIRST_BYTE_MS,
+        llm_first_token_ms=LLM_FIRST_TOKEN_MS,
+        stt_final_ms=STT_FINAL_MS,
+    )
+
+
+def _without(values: list[float], earlier: list[float]) -> list[float]:
+    """Take the earlier observations out of a histogram's."""
+    left = sorted(values)
+    for value in earlier:
+        left.remove(value)
+    return left

@@ -1,0 +1,192 @@
+"""Results as figures beside their targets, and those as a table for a terminal and for BENCHMARKS.md. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.bench.figures import Figure, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tests.bench.measure import Measured
+    from tests.bench.plan import Results
+
+P50, P99, WORST = 0.5, 0.99, 1.0
+HEADER: Final = ("", "n", "p50", "p99", "unit", "target", "")
+
+
+def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure]:
+    """Put every number of the issue beside its target, and what explains it below."""
+    return [
+        *_one_after_another(results),
+        *_crowd(results, f"{at_once} at once, {ready} ready workers"),
+        *_workers(results, ready, few),
+    ]
+
+
+def _one_after_another(results: Results) -> list[Figure]:
+    group = "one call after another"
+    both = [*results.singles_paused, *results.singles_at_once]
+    asked = [one.measured for one in results.replies]
+    return [
+        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
+        _of(
+            group,
+            "upgrade accepted → first media at the client",
+            both,
+            lambda one: one.upgrade_to_media,
+            *(Target(P50, 0.002), Target(P99, 0.010)),
+        ),
+        _of(group, "upgrade written → first media at the client", both, lambda one: one.dialled_to_media),
+        _of(group, "start written → first media at the client", both, lambda one: one.start_to_media),
+        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.singles_paused, 0.0),
+        _ready(group, "start → agent ready, no pause", results.singles_at_once, 0.2),
+        _gaps(group, asked),
+        _plain(group, "reply heard (last sample said → first sample played)", [one.reply_s for one in results.replies]),
+        *(
+            _of(group, f"  of it, in the worker: {what}", asked, _timing(f"turn_{stage}_s"))
+            for stage, what in (
+                ("stt", "end of speech → final text"),
+                ("llm", "→ first token"),
+                ("tts", "→ first audio"),
+                ("total", "end of speech → first audio"),
+            )
+        ),
+    ]
+
+
+def _crowd(results: Results, group: str) -> list[Figure]:
+    both = [*results.bursts_paused, *results.bursts_at_once]
+    knowing = [one.measured for one, _ in results.knowing]
+    knew = sum(knew for _, knew in results.knowing)
+    share = (knew / len(results.knowing),) if results.knowing else ()
+    return [
+        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
+        Figure(group, "webhook in the router (upper edges of its histogram)", tuple(results.router_webhook_edges)),
+        _of(
+            group,
+            "upgrade accepted → first media at the client",
+            both,
+            lambda one: one.upgrade_to_media,
+            Target(P99, 0.06),
+        ),
+        _of(group, "upgrade written → first media at the client", both, lambda one: one.dialled_to_media),
+        _of(group, "  accepted → first media written, in the worker", both, _timing("greeting_start_s")),
+        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.bursts_paused, 0.0),
+        _ready(group, "start → agent ready, no pause", results.bursts_at_once, 0.35),
+        _gaps(group, results.bursts_paused),
+        Figure(
+            group,
+            "first answer knows its caller (500 ms lookup)",
+            share,
+            (Target(P50, 1.0, least=True),),
+            unit="%",
+            note=f"{knew} of {len(results.knowing)} calls",
+        ),
+        _of(group, "reservation → customer in context (500 ms lookup)", knowing, _timing("context_injection_s")),
+        _plain(group, "reply heard, all asking at once", [one.reply_s for one, _ in results.knowing]),
+    ]
+
+
+def _workers(results: Results, ready: int, few: int) -> list[Figure]:
+    group = "workers"
+    lines = [
+        Figure(
+            group,
+            "fork → READY, 2 at once, seen by the pool (upper edges)",
+            tuple(results.build_edges),
+            (Target(P99, 0.4),),
+        ),
+        Figure(group, "fork → READY, 2 at once, in the worker", tuple(results.build_s)),
+        Figure(group, "fork → READY of replacements, with calls up", tuple(results.refill_edges)),
+    ]
+    for memory, count in ((results.few, few), (results.many, ready)):
+        if memory is not None:
+            sizes = tuple(float(size) for size in memory.workers)
+            lines.append(Figure(group, f"USS of a ready worker, {count} ready", sizes, (Target(P99, 60e6),), unit="MB"))
+    if results.many is not None:
+        lines += [
+            Figure(group, f"USS of the {name}, {ready} ready", (float(size),), unit="MB")
+            for name, size in (
+                ("zygote", results.many.zygote),
+                ("pool", results.many.pool),
+                ("router", results.many.router),
+            )
+        ]
+        name = f"PSS of pool, zygote and {ready} ready workers together"
+        lines.append(Figure(group, name, (float(results.many.pss),), unit="MB"))
+    return lines
+
+
+def _of(
+    group: str, name: str, calls: Sequence[Measured], read: Callable[[Measured], float | None], *targets: Target
+) -> Figure:
+    return _plain(group, name, [read(one) for one in calls], *targets)
+
+
+def _plain(group: str, name: str, values: Iterable[float | None], *targets: Target) -> Figure:
+    all_of_them = list(values)
+    known = tuple(value for value in all_of_them if value is not None)
+    return Figure(group, name, known, targets, missing=len(all_of_them) - len(known))
+
+
+def _ready(group: str, name: str, calls: Sequence[Measured], limit: float) -> Figure:
+    return _of(group, name, calls, _timing("agent_ready_s"), Target(P99, limit))
+
+
+def _gaps(group: str, calls: Sequence[Measured]) -> Figure:
+    return _of(group, "gaps in the greeting (sum for each call)", calls, lambda one: sum(one.greeting_gaps))
+
+
+def _timing(name: str) -> Callable[[Measured], float | None]:
+    return lambda one: one.worker.get(name)
+
+
+def rows(found: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """Give the cells of each figure, in the order of HEADER."""
+    return [
+        (
+            figure.name,
+            str(len(figure.values)) + (f" (+{figure.missing} missing)" if figure.missing else ""),
+            figure.shown(P50),
+            figure.shown(P99),
+            figure.unit,
+            figure.target_shown,
+            " ".join(filter(None, (figure.verdict, figure.note))),
+        )
+        for figure in found
+    ]
+
+
+def text(found: Sequence[Figure]) -> str:
+    """Lay the table out for a terminal."""
+    cells = rows(found)
+    widths = [max(len(row[index]) for row in (HEADER, *cells)) for index in range(len(HEADER))]
+
+    def laid(row: tuple[str, ...]) -> str:
+        placed = (
+            f"{cell:>{width}}" if 0 < i < 4 else f"{cell:<{width}}" for i, (cell, width) in enumerate(zip(row, widths))
+        )  # noqa: B905
+        return "  ".join(placed).rstrip()
+
+    lines: list[str] = []
+    group = ""
+    for figure, row in zip(found, cells, strict=True):
+        if figure.group != group:
+            group = figure.group
+            lines += ["", laid((group, *HEADER[1:]))]
+        lines.append(laid(row))
+    return "\n".join(lines)
+
+
+def markdown(found: Sequence[Figure]) -> str:
+    """Lay the table out for BENCHMARKS.md."""
+    lines: list[str] = []
+    group = ""
+    for figure, row in zip(found, rows(found), strict=True):
+        if figure.group != group:
+            group = figure.group
+            lines += ["", f"| {group} | n | p50 | p99 | unit | target | |", "|---|--:|--:|--:|---|---|---|"]
+        lines.append("| " + " | ".join(cell.strip() for cell in row) + " |")
+    return "\n".join(lines[1:])
