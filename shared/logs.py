@@ -13,9 +13,9 @@ from typing import Any, Final
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-# E.164 has at most 15 digits and begins with + ; 7 digits is the shortest number worth hiding.
 _process_fields: Final[dict[str, str]] = {}
-_PHONE: Final = re.compile(r"(\+|%2B)(\d{4})\d{3,11}(?!\d)")
+# E.164 has at most 15 digits and begins with + ; 7 digits is the shortest number worth hiding.
+_PHONE: Final = re.compile(r"(\+|%2[Bb])(\d{4})\d{3,11}(?!\d)")
 
 
 def mask(text: str) -> str:
@@ -46,8 +46,8 @@ def configure(level: str, **fields: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                _mask_all,
                 structlog.processors.JSONRenderer(),
+                _mask_line,
             ],
         )
     )
@@ -74,17 +74,6 @@ def _add_process_fields(_logger: WrappedLogger, _method: str, event: EventDict) 
     return {**_process_fields, **event}
 
 
-def _mask_all(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {key: _masked(value) for key, value in event.items()}
-
-
-def _masked(value: Any) -> Any:
-    match value:
-        case str():
-            return mask(value)
-        case dict():
-            return {key: _masked(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_masked(item) for item in value]
-        case _:
-            return value
+def _mask_line(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """Mask the finished line: keys, errors and objects that only their `repr` writes out are in it as well."""
+    return mask(line)

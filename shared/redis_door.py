@@ -66,14 +66,17 @@ def sync_commands(url: str) -> SyncRedis:
     return client
 
 
-def for_rq(url: str, *, socket_timeout_s: float = COMMAND_TIMEOUT_S, retries: int = 0) -> SyncRedis:
-    """Make a client for RQ, with answers in bytes. The caller closes it.
+def for_rq(
+    url: str, *, socket_timeout_s: float = COMMAND_TIMEOUT_S, retries: int = 0, name: str | None = None
+) -> SyncRedis:
+    """Make a client for RQ, with answers in bytes; `name` is what CLIENT LIST shows. The caller closes it.
 
     No retries where jobs are taken: a repeated BLMOVE can lose what the first one popped.
     """
     client: SyncRedis = SyncRedis.from_url(
         url,
         protocol=2,
+        client_name=name,
         socket_timeout=socket_timeout_s,
         socket_connect_timeout=COMMAND_TIMEOUT_S,
         retry=SyncRetry(NoBackoff(), retries),

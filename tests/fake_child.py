@@ -111,6 +111,8 @@ class _Life:
         await self._leave.wait()
 
     def _pool_lost(self) -> None:
+        if self._ending:
+            self._stored.set()
         if not self._prepared.startswith("bound"):
             self._leave.set()
 
@@ -143,7 +145,8 @@ class _Life:
         """End the call."""
         if not self._ending:
             self._ending = True
-            self._channel.send(Ending(reason=reason))
+            if not self._channel.send(Ending(reason=reason)):
+                self._stored.set()  # nobody is left to store anything
 
     def _go(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -230,7 +233,8 @@ class _Stream:
     async def _close_when_stored(self) -> None:
         await self._life.stored()
         with contextlib.suppress(OSError):
-            self._protocol.send_close(1000)
+            if self._protocol.state is OPEN:  # else the answer to the caller's close is waiting
+                self._protocol.send_close(1000)
             await self._flush()
             self._sock.shutdown(socket.SHUT_WR)
         self._sock.close()

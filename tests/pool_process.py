@@ -196,8 +196,17 @@ class PoolProcess:
     socket: Path
     port: int
     script: Path
-    lines: list[dict[str, Any]]
+    log: Path
     routers: list[Router] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What pool, zygote and workers have logged."""
+        lines = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                lines.append(json.loads(line))
+        return lines
 
     @property
     def pid(self) -> int:
@@ -248,7 +257,7 @@ class PoolProcess:
     def workers(self) -> dict[str, int]:
         """Give the processes of workers that have parked and live, by worker id."""
         parked = {line["worker"]: int(line["pid"]) for line in self.lines if line["event"] == "parked"}
-        return {worker: pid for worker, pid in parked.items() if Path(f"/proc/{pid}/fd").exists() and _lives(pid)}
+        return {worker: pid for worker, pid in parked.items() if lives(pid)}
 
     async def said(self, event: str) -> dict[str, Any]:
         """Wait for a line of the log."""
@@ -262,7 +271,8 @@ class PoolProcess:
             return await self.process.wait()
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Say whether a process lives; one that nobody has waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -303,16 +313,16 @@ async def running_pool(
     """Start a pool in `folder`, wait until it listens, and stop it at the end; nothing is left running."""
     script = folder / "script.json"
     script.write_bytes(msgspec.json.encode(said or Script()))
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        env=environment(folder, POOL_READY=str(ready), POOL_ID="p1", **(settings or {})),
-        cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        limit=2**20,
-    )
-    lines: list[dict[str, Any]] = []
-    reading = asyncio.create_task(_read(process, lines))
-    pool = PoolProcess(process, folder, folder / "handoff" / "p1.sock", 0, script, lines)
+    log = folder / "log.jsonl"
+    # Not a pipe: workers may outlive their pool, and with it the wait for the pipe's end would not be over.
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND,
+            env=environment(folder, POOL_READY=str(ready), POOL_ID="p1", **(settings or {})),
+            cwd=folder,
+            stdout=out,
+        )
+    pool = PoolProcess(process, folder, folder / "handoff" / "p1.sock", 0, script, log)
     try:
         up = await pool.said("pool is up")
         pool.port = up["metrics_port"]
@@ -321,7 +331,6 @@ async def running_pool(
         for router in pool.routers:
             router.channel.close()
         await _end(pool)
-        await reading
 
 
 async def _end(pool: PoolProcess) -> None:
@@ -336,13 +345,6 @@ async def _end(pool: PoolProcess) -> None:
         raise
     finally:
         for pid in workers:
-            if _lives(pid):
+            if lives(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-
-async def _read(process: asyncio.subprocess.Process, lines: list[dict[str, Any]]) -> None:
-    assert process.stdout is not None
-    async for line in process.stdout:
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))

@@ -184,6 +184,7 @@ class Stack:
         except BaseException:
             self._given_up = True  # the thread goes on when its waiter is cancelled: nothing may start after the stop
             await asyncio.wait([starting])
+            starting.exception()  # taken note of: it is the reason raised below, or follows from it
             await asyncio.to_thread(self.stop)
             raise
         return self
@@ -246,14 +247,7 @@ class Stack:
         if plan.redis:
             self._note("redis")
             self.redis.start()
-        self.cartesia = self._standin(
-            "cartesia",
-            speech=plan.speech,
-            lexicon=str(LEXICON),
-            connect_ms=plan.connect_ms,
-            tts_first_byte_ms=plan.tts_first_byte_ms,
-            stt_final_ms=plan.stt_final_ms,
-        )
+        self.cartesia = self._standin("cartesia", **self._cartesia_flags())
         self.openai = self._standin("openai_api", llm_first_token_ms=plan.llm_first_token_ms)
         if plan.supabase:
             self.supabase = self._standin("supabase_api", latency_ms=plan.lookup_ms)
@@ -301,9 +295,37 @@ class Stack:
         if self._note_to is not None:
             self._note_to(what)
 
+    def another(self, name: str, env: Mapping[str, str]) -> Part:
+        """Make a second process of a kind, not started, with other settings and ports of its own."""
+        ports = {"ROUTER_PORT": "0", "POOL_METRICS_PORT": "0", "PREFETCH_METRICS_PORT": "0"}
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        part = Part(name, self.environment() | ports | {"HANDOFF_DIR": str(folder / "handoff")} | dict(env), folder)
+        self.parts[f"{name} {folder.name}"] = part
+        return part
+
+    def restart_cartesia(self, port: int) -> None:
+        """Start the voice and ear stand-in again on the port it had."""
+        self.cartesia = self._standin("cartesia", port=port, **self._cartesia_flags())
+
+    def _cartesia_flags(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "speech": plan.speech,
+            "lexicon": str(LEXICON),
+            "connect_ms": plan.connect_ms,
+            "tts_first_byte_ms": plan.tts_first_byte_ms,
+            "stt_final_ms": plan.stt_final_ms,
+        }
+
     def _standin(self, name: str, **flags: Any) -> Standin:
         self._note(name)
-        standin = standins.start(name, **flags)
+        # It inherits the mask: a Ctrl-C at the terminal is ours to pass on, one that is still importing would answer with
+        # a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            standin = standins.start(name, **flags)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._standins.append(standin)
         return standin
 

@@ -22,7 +22,7 @@ from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
 from worker.prefetcher_report import read
 
-STOP_S: Final = 2.0
+STOP_S: Final = 4.0
 """What a child gets beyond `PREFETCH_TIMEOUT` and its own second before it is killed."""
 
 HEALTHY_S: Final = 30.0

@@ -6,80 +6,20 @@ parent is gone. SIGTERM lets running jobs finish.
 
 import argparse
 import os
-import random
 import signal
 import socket
-import ssl
 import sys
 import threading
-import time
-from collections.abc import Callable
 from typing import Final
 
-import httpx
-
-from shared import logs, redis_door, settings
+from shared import logs, settings
 from shared.errors import SettingsError
-from shared.prefetch import AFTERCALL_QUEUE, QUEUE, Outcome
+from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
-from worker.jobs.customer import CONTEXT, Context
-from worker.jobs.lookup import CustomerLookup, LookupFailed
-from worker.prefetcher_report import Observation, line
-from worker.prefetcher_rq import Outage, Threads, quiet_rq
-
-WARM_EVERY_S: Final = 25.0
-"""How long a connection to Supabase may be idle: below the 60 s after which proxies commonly close it."""
+from worker.prefetcher_rq import Threads, quiet_rq
 
 IDLE_STOP_S: Final = 1.0
 """What is added to `PREFETCH_TIMEOUT` for jobs to finish at the end."""
-
-
-class Lookups:
-    """What all lookup threads of the process share: how to make a connection, and whom to tell."""
-
-    def __init__(self, conf: Settings, parent: socket.socket) -> None:
-        self._conf = conf
-        self._parent = parent
-        self._tls: ssl.SSLContext = httpx.create_ssl_context()  # 20 ms each: one for all threads
-        self._link = Outage("supabase")
-
-    def prepare(self) -> Callable[[], None]:
-        """Set up the calling thread: its own warm connection, its own Redis client. Gives what keeps it warm."""
-        lookup = self._connect()
-        CONTEXT.set(Context(lookup, redis_door.sync_commands(self._conf.redis_url), self.observe))
-        if lookup is None:
-            return lambda: None
-        self._warm(lookup)
-        next_at = time.monotonic() + WARM_EVERY_S * random.uniform(0.5, 1.0)  # noqa: S311 - spreads the threads
-
-        def keep_warm() -> None:
-            nonlocal next_at
-            if time.monotonic() >= next_at:
-                self._warm(lookup)
-                next_at = time.monotonic() + WARM_EVERY_S
-
-        return keep_warm
-
-    def observe(self, outcome: Outcome, seconds: float) -> None:
-        """Tell the parent; an observation is dropped rather than a lookup delayed by a parent that does not read."""
-        try:
-            self._parent.send(line(Observation(outcome, seconds)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError:
-            return
-
-    def _connect(self) -> CustomerLookup | None:
-        if not (self._conf.supabase_url and self._conf.parallel_context_prefetch):
-            return None
-        key = self._conf.supabase_secret_key.get_secret_value()
-        return CustomerLookup(self._conf.supabase_url, key, self._conf.prefetch_timeout, self._tls)
-
-    def _warm(self, lookup: CustomerLookup) -> None:
-        try:
-            lookup.warm()
-        except LookupFailed as error:
-            self._link.away(str(error))
-        else:
-            self._link.back()
 
 
 def run(role: str, conf: Settings) -> None:
@@ -95,6 +35,10 @@ def run(role: str, conf: Settings) -> None:
         threads.start_worker(AFTERCALL_QUEUE, lambda: lambda: None)
         threads.start_scheduler(AFTERCALL_QUEUE)
     else:
+        from worker.prefetcher_lookups import (
+            Lookups,
+        )  # Supabase's client: 15 MB and 0.5 s the other child can do without
+
         lookups = Lookups(conf, parent)
         for _ in range(conf.prefetch_workers):
             threads.start_worker(QUEUE, lookups.prepare)

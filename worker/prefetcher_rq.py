@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
+from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -27,6 +28,9 @@ WAIT_S: Final = 5
 
 WORKER_TTL_S: Final = 30
 """RQ forgets a worker that died 60 s after this; by default seven minutes later."""
+
+HEALTHY_S: Final = 10.0
+"""An attempt that lasted this long was no failed one: the next is made soon."""
 
 SCHEDULE_S: Final = 1.0
 """How often jobs that are due later are looked for, as RQ's own scheduler does."""
@@ -63,36 +67,39 @@ class ThreadWorker(SimpleWorker):
     death_penalty_class = TimerDeathPenalty  # the other one is a signal: main thread only
     log_result_lifespan = False
 
+    @property
+    def connection_timeout(self) -> int:
+        """How long Redis may take for an answer, in seconds; RQ would set 25 and notice a hanging Redis late."""
+        return WAIT_S + 1
+
     def work_until(self, stop: threading.Event, idle: Callable[[], None]) -> None:
         """Take and run jobs until `stop` is set; `idle` is called whenever there was none for `WAIT_S`.
 
-        `stop` is seen after `WAIT_S`, or at once when this connection's blocking command is ended (`Threads.stop`).
+        `stop` is seen after `WAIT_S`, or at once when the blocking command is ended (`Threads.stop`).
 
         Raises:
             RedisError, OSError: Redis is away; a new worker is needed.
         """
         me: Any = self  # half of RQ's methods have no types
         me.register_birth()
-        try:
-            while not stop.is_set():
-                me.heartbeat()
-                if me.should_run_maintenance_tasks:
-                    me.run_maintenance_tasks()
-                try:
-                    taken = Queue.dequeue_any(
-                        self.queues,
-                        WAIT_S,
-                        connection=self.connection,
-                        serializer=self.serializer,
-                        death_penalty_class=self.death_penalty_class,
-                    )
-                except DequeueTimeout:
-                    idle()
-                    continue
-                if taken is not None:
-                    self.execute_job(*taken)
-        finally:
-            me.register_death()
+        while not stop.is_set():
+            me.heartbeat()
+            if me.should_run_maintenance_tasks:
+                me.run_maintenance_tasks()
+            try:
+                taken = Queue.dequeue_any(
+                    self.queues,
+                    WAIT_S,
+                    connection=self.connection,
+                    serializer=self.serializer,
+                    death_penalty_class=self.death_penalty_class,
+                )
+            except DequeueTimeout:
+                idle()
+                continue
+            if taken is not None:
+                self.execute_job(*taken)
+        me.register_death()  # not after an error: a Redis that hangs would take its time to say so again
 
 
 class Threads:
@@ -103,7 +110,7 @@ class Threads:
         self._stop = stop
         self._redis_link = Outage("redis")
         self._threads: list[threading.Thread] = []
-        self._connections: set[int] = set()
+        self._name = f"prefetcher-{uuid4().hex}"  # the connections of this process, on whatever machine
 
     def start_worker(self, queue: str, prepare: Callable[[], Callable[[], None]]) -> None:
         """Start a thread that works on a queue; `prepare` runs in it first and gives what to do when idle."""
@@ -120,8 +127,9 @@ class Threads:
         """
         try:
             with redis_door.sync_commands(self._url) as client:
-                for connection in tuple(self._connections):
-                    client.client_unblock(connection)
+                for connection in client.client_list():
+                    if connection["name"].startswith(self._name):
+                        client.client_unblock(int(connection["id"]))
         except (RedisError, OSError) as error:
             _log.info("blocking reads not ended", why=str(error))
         until = time.monotonic() + within_s
@@ -135,24 +143,27 @@ class Threads:
         thread.start()
 
     def _work(self, queue: str, prepare: Callable[[], Callable[[], None]]) -> None:
-        idle = prepare()
+        idle: Callable[[], None] | None = None
 
-        def attempt(redis: Redis) -> None:
+        def attempt(redis: Redis, name: str) -> None:
+            nonlocal idle
+            if idle is None:
+                idle = prepare()
             worker = ThreadWorker(
-                [queue], connection=redis, serializer=JSONSerializer, worker_ttl=WORKER_TTL_S, log_job_description=False
+                [queue],
+                name=name,
+                connection=redis,
+                serializer=JSONSerializer,
+                worker_ttl=WORKER_TTL_S,
+                log_job_description=False,
             )
-            connection = redis.client_id()
-            self._connections.add(connection)
-            try:
-                self._redis_link.back()
-                worker.work_until(self._stop, idle)
-            finally:
-                self._connections.discard(connection)
+            self._redis_link.back()
+            worker.work_until(self._stop, idle)
 
         self._keep_on(attempt)
 
     def _schedule(self, queue: str) -> None:
-        def attempt(redis: Redis) -> None:
+        def attempt(redis: Redis, _: str) -> None:
             scheduler: Any = RQScheduler(
                 [queue], connection=redis, serializer=JSONSerializer, logging_level=logging.WARNING
             )
@@ -170,18 +181,23 @@ class Threads:
 
         self._keep_on(attempt)
 
-    def _keep_on(self, attempt: Callable[[Redis], None]) -> None:
+    def _keep_on(self, attempt: Callable[[Redis, str], None]) -> None:
         """Try again with a new connection after every failure, at a jittered and bounded pace, until `stop`."""
         backoff = redis_door.Backoff()
         while not self._stop.is_set():
+            # RQ refuses the name of a worker it believes alive; the client has it too, so that it survives a reconnection
+            name = f"{self._name}-{uuid4().hex[:8]}"
+            began = time.monotonic()
             try:
-                with redis_door.for_rq(self._url, socket_timeout_s=WAIT_S + redis_door.COMMAND_TIMEOUT_S) as redis:
-                    attempt(redis)
+                with redis_door.for_rq(self._url, socket_timeout_s=WAIT_S + 1, name=name) as redis:
+                    attempt(redis, name)
             except (RedisError, OSError) as error:
                 if not self._stop.is_set():
                     self._redis_link.away(str(error))
             except Exception:  # noqa: BLE001 - whatever RQ meets, this thread must work on
                 _log.exception("rq worker failed")
+            if time.monotonic() - began > HEALTHY_S:
+                backoff.reset()
             self._stop.wait(backoff.next())
 
 

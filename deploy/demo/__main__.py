@@ -30,6 +30,8 @@ def main() -> int:
         print(f"offhook: {trouble}", file=sys.stderr)
     except ImportError as error:
         print(f"offhook: {error}; run: make install", file=sys.stderr)
+    except KeyboardInterrupt:  # before the loop has its own handler
+        return STOPPED
     return 1
 
 

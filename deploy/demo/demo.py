@@ -101,8 +101,13 @@ serving until Ctrl-C
   logs         {LOGS.relative_to(ROOT)}
   another call .venv/bin/python -m deploy.demo call
 """)
-    while True:
-        for part in stack.parts.values():
-            if not part.running:
-                raise Trouble(f"the {part.name} ended", f"see {LOGS.relative_to(ROOT)}/{part.name}.log")
-        await asyncio.sleep(1.0)
+    task = asyncio.current_task()
+    try:
+        while all(part.running for part in stack.parts.values()):
+            await asyncio.sleep(1.0)
+    except asyncio.CancelledError:
+        if task is not None:
+            task.uncancel()  # being stopped is how serving ends: the demo has succeeded
+        return
+    name = next(part.name for part in stack.parts.values() if not part.running)
+    raise Trouble(f"the {name} ended", f"see {LOG_OF[name]}")

@@ -15,7 +15,7 @@ ROWS: Final[Sequence[tuple[str, Callable[[Measured], float | None]]]] = (
     ("reservation → customer in context", lambda one: one.worker.get("context_injection_s")),
     ("first completion → first LLM token", lambda one: one.worker.get("first_llm_response_s")),
 )
-NAME_WIDTH: Final = 40
+NAME_WIDTH: Final = 48
 WIDTH: Final = 9
 
 

@@ -16,7 +16,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tests.bench.document import document, machine, versions
+from tests.bench.document import document
+from tests.bench.machine import OthersShare, machine, versions
 from tests.bench.options import Options, parse
 from tests.bench.plan import Results, measure
 from tests.bench.report import figures, text
@@ -32,6 +33,7 @@ def main() -> int:
     """Measure, print, write."""
     options = parse(sys.argv[1:], os.environ.get("QUICK", ""))
     about = machine()
+    share = OthersShare()
     try:
         results = asyncio.run(_measure(options))
     except (StandinFailed, AssertionError, OSError) as error:
@@ -41,7 +43,7 @@ def main() -> int:
         return STOPPED
     extent = options.extent
     found = figures(results, extent.at_once, extent.ready, extent.few_ready)
-    remarks = _remarks(results)
+    remarks = [*_remarks(results), share.remark()]
     print(text(found))
     print("\n" + "\n".join(remarks))
     if options.json is not None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
-import psutil
-
+from tests.bench.machine import versions
 from tests.bench.plan import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
 from tests.bench.report import markdown
 
@@ -17,24 +13,11 @@ if TYPE_CHECKING:
 
     from tests.bench.figures import Figure
 
-PACKAGES: Final = (
-    "pipecat-ai",
-    "onnxruntime",
-    "websockets",
-    "uvicorn",
-    "starlette",
-    "redis",
-    "rq",
-    "msgspec",
-    "openai",
-    "cartesia",
-    "supabase",
-)
-
 METHOD: Final = f"""\
 Everything runs on this one machine: carrier, stand-ins, Redis, router, pool, workers and prefetchers share its cores, so a
 burst is also a burst of the carrier's own work. The stand-ins answer with fixed delays: connecting to a provider
-{CONNECT_MS} ms, first audio of the voice {TTS_FIRST_BYTE_MS} ms, first token of the model {LLM_FIRST_TOKEN_MS} ms, final transcript {STT_FINAL_MS} ms after it was asked for.
+{CONNECT_MS} ms, first audio of the voice {TTS_FIRST_BYTE_MS} ms, first token of the model {LLM_FIRST_TOKEN_MS} ms,
+final transcript {STT_FINAL_MS} ms after it was asked for.
 Signatures are checked, tickets are signed, customers are looked up through the queue, as in production.
 
 - *Webhook*, *upgrade* and *media* moments are taken by the carrier, on the caller's side, when it has read the last byte.
@@ -52,28 +35,6 @@ LIMITS: Final = """\
 Not measured: a real network, TLS, the vendors, other hardware, hours of running, more calls than ready workers. The pauses
 of the carrier are Twilio's as documented by observation, not measured here.
 """
-
-
-def machine() -> dict[str, str]:
-    """Describe this machine without naming it."""
-    return {
-        "cores": str(os.cpu_count()),
-        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "Python": platform.python_version(),
-        "load at start": f"{os.getloadavg()[0]:.1f}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """List what was measured."""
-    found: dict[str, str] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def document(found: Sequence[Figure], about: dict[str, str], remarks: Sequence[str]) -> str:

@@ -81,7 +81,11 @@ async def piped(service: FrameProcessor) -> AsyncIterator[Rig]:
         enable_rtvi=False,
     )
     started = asyncio.Event()
-    worker.add_event_handler("on_pipeline_started", lambda *_: _set(started))
+
+    async def on_started(*_: object) -> None:
+        started.set()
+
+    worker.add_event_handler("on_pipeline_started", on_started)
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     running = asyncio.create_task(runner.run())
@@ -92,7 +96,3 @@ async def piped(service: FrameProcessor) -> AsyncIterator[Rig]:
     finally:
         await worker.cancel()
         await running
-
-
-async def _set(event: asyncio.Event) -> None:
-    event.set()

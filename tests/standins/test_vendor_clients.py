@@ -224,32 +224,34 @@ async def test_pipecat_reconnects_after_an_idle_close(cartesia: Standin) -> None
     assert words(b"".join(frame.audio for frame in audio)) == "Still here."
 
 
-def llm_service(openai: Standin) -> OpenAILLMService:
-    return OpenAILLMService(
+@pytest.fixture
+async def llm(openai: Standin) -> AsyncIterator[OpenAILLMService]:
+    service = OpenAILLMService(
         api_key="made-up", base_url=f"{openai.url}/v1", settings=OpenAILLMService.Settings(model="gpt-4.1")
     )
+    yield service
+    await service._client.close()  # the service itself leaves its connections to the garbage collector
 
 
-async def test_pipecat_gets_an_answer(openai: Standin) -> None:
+async def test_pipecat_gets_an_answer(llm: OpenAILLMService) -> None:
     messages: list[Any] = [{"role": "user", "content": "good morning"}]
-    async with piped(llm_service(openai)) as rig:
+    async with piped(llm) as rig:
         await rig.send(LLMContextFrame(LLMContext(messages)))
         frames = await rig.until(LLMFullResponseEndFrame)
     assert "".join(frame.text for frame in of_kind(frames, LLMTextFrame)) == "You said: good morning"
 
 
-async def test_pipecat_runs_the_tool_that_was_called_after_the_words(openai: Standin) -> None:
+async def test_pipecat_runs_the_tool_that_was_called_after_the_words(openai: Standin, llm: OpenAILLMService) -> None:
     called: asyncio.Queue[Any] = asyncio.Queue()
 
     async def end_call(params: FunctionCallParams) -> None:
         called.put_nowait((params.function_name, dict(params.arguments)))
         await params.result_callback({"ok": True})
 
-    service = llm_service(openai)
-    service.register_function("end_call", end_call)
+    llm.register_function("end_call", end_call)
     await openai.control(script=[{"text": "Goodbye then.", "tool": "end_call", "arguments": {"why": "até logo"}}])
     messages: list[Any] = [{"role": "user", "content": "bye"}]
-    async with piped(service) as rig:
+    async with piped(llm) as rig:
         await rig.send(LLMContextFrame(LLMContext(messages)))
         frames = await rig.until(LLMFullResponseEndFrame)
         async with asyncio.timeout(DEADLINE_S):

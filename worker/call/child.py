@@ -51,6 +51,9 @@ from worker.tools.registry import Tool
 log = logs.get(__name__)
 
 BEAT_S: Final = 0.5
+RECORD_CHARS: Final = 8_000
+"""How much of a customer record goes into the prompt: about 2,000 tokens."""
+
 STOP_WAIT_S: Final = 1.0
 """How long the providers' goodbyes may take before the process ends anyway."""
 
@@ -203,11 +206,13 @@ class _Child:
         self._leave.set()
 
     def _customer(self, message: Customer) -> None:
-        if message.outcome == "found" and message.record is not None:
-            self._pipeline.add_customer(render(message.record))
-            self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
+        try:
+            if message.outcome == "found" and message.record is not None:
+                self._pipeline.add_customer(render(message.record, limit_chars=RECORD_CHARS))
+                self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
+        finally:
+            self._pipeline.open_gate()  # whatever the record was, the caller must get an answer
         self._tell(entry("customer", message.outcome))
-        self._pipeline.open_gate()
 
     # --- the pipeline speaks ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Source: Twilio docs, Media Streams "WebSocket messages" (numbers are JSON string
 
 import base64
 import binascii
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -99,17 +99,16 @@ class Codec:
 
     stream_sid: str = ""
     _next_sequence: int = 0
-    _gaps: int = field(default=0)
 
     def read(self, text: bytes) -> tuple[Event | None, Oddity | None]:
         """Read one text frame: its event, if it is one of ours, and what is odd about it, if anything is."""
         try:
             message = _decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # 64 KiB of brackets nest too deep
             return None, Oddity.INVALID_JSON
-        gap = self._sequence(message)
         if self.stream_sid and message.streamSid and message.streamSid != self.stream_sid:
             return None, Oddity.WRONG_STREAM
+        gap = self._sequence(message)
         event, oddity = self._event(message)
         return event, oddity or gap
 

@@ -9,12 +9,17 @@ pending mark, so marks of a cleared generation are ignored.
 Source: Twilio docs, Media Streams "WebSocket messages" (mark, clear).
 """
 
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 RATE: Final = 8000
 """Bytes (= samples) of mu-law a second."""
+
+
+# ASCII and short: the carrier may send any text back, and `int` refuses some digits and very many of them
+_MARK_NAME: Final = re.compile(r"([0-9]{1,9}):([1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,11 @@ class Playout:
 
     def knows(self, name: str) -> bool:
         """Say whether a mark of this name was ever made here, pending or not."""
-        resume, _, number = name.partition(":")
-        return resume.isdigit() and int(resume) <= self._resume and number.isdigit() and int(number) > 0
+        parts = _MARK_NAME.fullmatch(name)
+        if parts is None:
+            return False
+        resume, number = int(parts[1]), int(parts[2])
+        return resume < self._resume or (resume == self._resume and number <= self._count)
 
     def clear(self, now: float) -> bool:
         """Note that a `clear` was written at `now`; say whether anything was left to clear."""

@@ -94,8 +94,9 @@ class Stream(asyncio.Protocol):
             self._shutdown()
 
     def eof_received(self) -> bool:
-        """Treat the end of input as the end of the stream."""
+        """Treat the end of input as the end of the stream; the peer learns it although the pool keeps its duplicate."""
         self._end(None)
+        self._shutdown()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

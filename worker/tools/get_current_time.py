@@ -11,7 +11,7 @@ async def run(call: ToolCall) -> Outcome:
     zone = str(call.arguments.get("timezone") or call.session.agent.timezone)
     try:
         now = datetime.now(UTC).astimezone(ZoneInfo(zone))
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # `Europe` is a folder
         return Outcome({"error": f"There is no time zone called {zone}. Use an IANA name such as America/Sao_Paulo."})
     return Outcome(
         {"time": now.strftime("%H:%M"), "weekday": now.strftime("%A"), "date": now.date().isoformat(), "timezone": zone}

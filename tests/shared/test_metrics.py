@@ -1,0 +1,178 @@
+"""Metrics: the names outsiders rely on, complete from the start, and nothing else."""
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shared.calls import EndReason
+from shared.metrics import (
+    FAST,
+    SLOW,
+    Oddity,
+    PoolMetrics,
+    PrefetchMetrics,
+    RouterMetrics,
+    Stage,
+    Timing,
+    UpgradeRefusal,
+    registry,
+)
+from shared.workers import PARKED_RESOURCES, Resource, WorkerState
+
+SLOTS = 3
+
+
+@pytest.fixture
+def made() -> CollectorRegistry:
+    """Give a registry without what the process says about itself."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def pool(made: CollectorRegistry) -> PoolMetrics:
+    return PoolMetrics(made, SLOTS)
+
+
+def value(made: CollectorRegistry, name: str, **labels: str) -> float | None:
+    """Give one sample; None when it is not exposed."""
+    return made.get_sample_value(name, labels)
+
+
+def test_every_worker_slot_is_shown_from_the_start_and_is_cold(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    del pool
+    for slot in range(SLOTS):
+        for resource in Resource:
+            assert value(made, "offhook_worker_warm", worker=str(slot), resource=resource) == 0
+        for state in WorkerState:
+            assert value(made, "offhook_worker_state", worker=str(slot), state=state) == 0
+    assert value(made, "offhook_worker_warm", worker=str(SLOTS), resource="tts") is None
+
+
+def test_a_ready_worker_shows_what_is_warm_in_it(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    pool.show_worker(1, WorkerState.READY, dict.fromkeys(PARKED_RESOURCES, True))
+    shown = {each: value(made, "offhook_worker_warm", worker="1", resource=each) for each in Resource}
+    assert shown == {each: float(each in PARKED_RESOURCES) for each in Resource}
+    states = {each: value(made, "offhook_worker_state", worker="1", state=each) for each in WorkerState}
+    assert states == {each: float(each is WorkerState.READY) for each in WorkerState}
+    pool.show_worker(1, None, {})
+    assert value(made, "offhook_worker_warm", worker="1", resource="tts") == 0
+    assert value(made, "offhook_worker_state", worker="1", state="ready") == 0
+
+
+def test_worker_counts_forget_a_state_nobody_is_in(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    pool.show_states({WorkerState.READY: 4, WorkerState.IN_CALL: 2})
+    pool.show_states({WorkerState.READY: 3})
+    assert value(made, "offhook_workers", state="ready") == 3
+    assert value(made, "offhook_workers", state="in_call") == 0
+
+
+def test_every_timing_is_a_histogram_of_the_pool(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    for timing in Timing:
+        pool.observe(timing, 0.0015, Stage.TTS if timing is Timing.TURN else "")
+    counts = {name for name in _samples(made) if name.endswith("_seconds_count")}
+    assert counts == {
+        "offhook_greeting_start_latency_seconds_count", "offhook_start_to_first_media_seconds_count",
+        "offhook_pipeline_creation_seconds_count", "offhook_agent_ready_seconds_count",
+        "offhook_context_injection_seconds_count", "offhook_first_llm_response_seconds_count",
+        "offhook_turn_latency_seconds_count", "offhook_event_loop_lag_seconds_count",
+    }  # fmt: skip
+    assert value(made, "offhook_greeting_start_latency_seconds_bucket", le="0.001") == 0
+    assert value(made, "offhook_greeting_start_latency_seconds_bucket", le="0.002") == 1
+    assert value(made, "offhook_turn_latency_seconds_count", stage="tts") == 1
+    assert value(made, "offhook_turn_latency_seconds_count", stage="stt") == 0
+
+
+def test_a_time_before_its_beginning_counts_as_none_at_all(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    pool.observe(Timing.AGENT_READY, -0.3)  # ready before `start`, as it should be
+    assert value(made, "offhook_agent_ready_seconds_sum") == 0
+    assert value(made, "offhook_agent_ready_seconds_bucket", le="0.01") == 1
+
+
+def test_what_is_no_timing_or_stage_is_refused(pool: PoolMetrics) -> None:
+    with pytest.raises(ValueError, match="lunch"):
+        Timing("lunch")
+    with pytest.raises(ValueError, match="lunch"):
+        pool.observe(Timing.TURN, 1.0, "lunch")
+
+
+def test_counters_exist_before_they_count(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    for reason in EndReason:
+        assert value(made, "offhook_calls_total", end_reason=reason) == 0
+    for oddity in Oddity:
+        assert value(made, "offhook_stream_oddities_total", oddity=oddity) == 0
+    pool.call_ended(EndReason.HANGUP_BEFORE_REPLY)
+    pool.oddity(Oddity.SEQUENCE_GAP, 3)
+    pool.cold_start()
+    pool.empty_for(1.5)
+    pool.reservation_expired()
+    pool.handoff_refused(UpgradeRefusal.SPENT)
+    pool.calls_active(2)
+    pool.redis_up(up=True)
+    assert value(made, "offhook_calls_total", end_reason="hangup_before_reply") == 1
+    assert value(made, "offhook_stream_oddities_total", oddity="sequence_gap") == 3
+    assert value(made, "offhook_cold_starts_total") == 1
+    assert value(made, "offhook_pool_empty_seconds_total") == 1.5
+    assert value(made, "offhook_reservations_expired_total") == 1
+    assert value(made, "offhook_handoffs_refused_total", reason="spent") == 1
+    assert value(made, "offhook_calls_active") == 2
+    assert value(made, "offhook_redis_up") == 1
+
+
+def test_a_failed_warm_up_never_invents_a_label(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    for resource in ("tts", "zygote", "+5511999990000", "Traceback (most recent call last)"):
+        pool.warmup_failed(resource)
+    shown = {name: _samples(made)[name] for name in _samples(made) if name == "offhook_warmups_failed_total"}
+    assert shown == {"offhook_warmups_failed_total": [{"resource": each} for each in ("tts", "zygote", "other")]}
+    assert value(made, "offhook_warmups_failed_total", resource="other") == 2
+
+
+def test_the_router_shows_webhooks_upgrades_and_refusals(made: CollectorRegistry) -> None:
+    router = RouterMetrics(made)
+    assert value(made, "offhook_webhook_seconds_count", result="reserved") == 0
+    router.webhook("reserved", 0.004)
+    router.refused("incoming_call", "signature")
+    router.upgrade(handed_off=True)
+    router.upgrade(handed_off=False)
+    router.prefetch_queued(queued=False)
+    router.ready_workers(4)
+    assert value(made, "offhook_webhook_seconds_count", result="reserved") == 1
+    assert value(made, "offhook_requests_refused_total", route="incoming_call", reason="signature") == 1
+    assert value(made, "offhook_upgrades_total", result="handed_off") == 1
+    assert value(made, "offhook_upgrades_total", result="refused") == 1
+    assert value(made, "offhook_prefetch_enqueued_total", result="failed") == 1
+    assert value(made, "offhook_router_ready_workers") == 4
+
+
+def test_the_prefetchers_show_lookups_by_outcome(made: CollectorRegistry) -> None:
+    prefetch = PrefetchMetrics(made)
+    assert value(made, "offhook_context_prefetch_seconds_count", outcome="found") == 0
+    prefetch.prefetched("found", 0.5)
+    prefetch.prefetched("failed", -1)
+    assert value(made, "offhook_context_prefetch_seconds_bucket", outcome="found", le="0.5") == 1
+    assert value(made, "offhook_context_prefetch_seconds_sum", outcome="failed") == 0
+
+
+def test_the_targets_are_edges() -> None:
+    assert {0.002, 0.01, 0.06, 0.1} <= set(FAST)
+    assert {0.2, 0.25, 0.35, 0.4, 0.5} <= set(SLOW)
+    assert list(FAST) == sorted(FAST)
+    assert list(SLOW) == sorted(SLOW)
+
+
+def test_a_process_also_says_what_it_costs_and_nothing_twice() -> None:
+    made = registry()
+    PoolMetrics(made, 1)
+    text = generate_latest(made).decode()
+    assert "process_resident_memory_bytes" in text
+    assert "python_info" in text
+    assert "_created" not in text
+    families = [family.name for family in text_string_to_metric_families(text)]
+    assert len(families) == len(set(families))
+
+
+def _samples(made: CollectorRegistry) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for family in made.collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample.labels)
+    return found
