@@ -59,6 +59,13 @@ class Oddity(StrEnum):
     UNKNOWN_MARK = "unknown_mark"
 
 
+class Failover(StrEnum):
+    """What became of a call whose worker was lost."""
+
+    RESUMED = "resumed"
+    ENDED = "ended"
+
+
 class UpgradeRefusal(StrEnum):
     """Why a media upgrade was answered with 403 (or 503)."""
 
@@ -134,6 +141,17 @@ class PoolMetrics:
             "offhook_warmups_failed", "Workers that did not become ready", ["resource"], registry=registry
         )
         self._expired = Counter("offhook_reservations_expired", "Reservations nobody came for", registry=registry)
+        self._failovers = Counter(
+            "offhook_failovers",
+            "Workers lost in a call, and what became of it",
+            ["reason", "outcome"],
+            registry=registry,
+        )
+        self._failover_seconds = histogram(
+            "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
+        )
+        for outcome in Failover:
+            self._failovers.labels(EndReason.WORKER_LOST, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
         for reason in EndReason:
             self._calls.labels(reason)
@@ -193,6 +211,10 @@ class PoolMetrics:
     def reservation_expired(self) -> None:
         """Count a reservation nobody came for."""
         self._expired.inc()
+
+    def failover(self, reason: EndReason, outcome: Failover) -> None:
+        """Count a worker lost in a call."""
+        self._failovers.labels(reason, outcome).inc()
 
     def redis_up(self, *, up: bool) -> None:
         """Show whether Redis answers."""

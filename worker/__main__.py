@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import secrets
 from typing import Final
 
@@ -28,8 +29,10 @@ def main() -> None:
         configured = settings.load(Process.POOL)
         agents = checked(configured)
         pool = PoolId(configured.pool_id or secrets.token_hex(4))
-        http_socket = http.listen(configured.pool_metrics_host, configured.pool_metrics_port)
-        door_socket = door.listen(configured.handoff_dir, pool)
+        with contextlib.ExitStack() as opened:
+            http_socket = opened.enter_context(http.listen(configured.pool_metrics_host, configured.pool_metrics_port))
+            door_socket = door.listen(configured.handoff_dir, pool)
+            opened.pop_all()  # both are the pool's now
     except OffhookError as error:
         settings.refuse(error)
     logs.configure(configured.log_level, process="pool", pool=pool)

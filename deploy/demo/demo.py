@@ -1,6 +1,7 @@
 """The demo from its first line to its last."""
 
 import asyncio
+import os
 import time
 from contextlib import AsyncExitStack
 from typing import Final
@@ -9,6 +10,7 @@ from deploy.demo.calls import Told, call_each, check
 from deploy.demo.ear import Ear
 from deploy.demo.scene import (
     CALLERS,
+    LOG_OF,
     LOGS,
     STATE,
     Progress,
@@ -103,11 +105,24 @@ serving until Ctrl-C
 """)
     task = asyncio.current_task()
     try:
-        while all(part.running for part in stack.parts.values()):
-            await asyncio.sleep(1.0)
+        await _any_ends([part.pid for part in stack.parts.values()])
     except asyncio.CancelledError:
         if task is not None:
             task.uncancel()  # being stopped is how serving ends: the demo has succeeded
         return
     name = next(part.name for part in stack.parts.values() if not part.running)
     raise Trouble(f"the {name} ended", f"see {LOG_OF[name]}")
+
+
+async def _any_ends(pids: list[int]) -> None:
+    """Wait until one of these processes, children of ours, ends."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    watched = [os.pidfd_open(pid) for pid in pids]
+    try:
+        for fd in watched:
+            loop.add_reader(fd, ended.set)
+        await ended.wait()
+    finally:
+        for fd in watched:
+            loop.remove_reader(fd)
+            os.close(fd)

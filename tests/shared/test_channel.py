@@ -47,6 +47,7 @@ class Peer:
         self.news.set()
 
     async def until(self, count: int) -> None:
+        """Wait until this many things have happened."""
         async with asyncio.timeout(DEADLINE_S):
             while len(self.got) + len(self.lost) < count:
                 self.news.clear()

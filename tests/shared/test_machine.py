@@ -9,11 +9,15 @@ from shared.machine import advance
 
 
 class Lamp(StrEnum):
+    """Two states."""
+
     OFF = "off"
     ON = "on"
 
 
 class Touch(StrEnum):
+    """Two events, one of which no state takes."""
+
     PRESS = "press"
     SMASH = "smash"
 

@@ -75,6 +75,7 @@ def test_every_timing_is_a_histogram_of_the_pool(made: CollectorRegistry, pool: 
         "offhook_pipeline_creation_seconds_count", "offhook_agent_ready_seconds_count",
         "offhook_context_injection_seconds_count", "offhook_first_llm_response_seconds_count",
         "offhook_turn_latency_seconds_count", "offhook_event_loop_lag_seconds_count",
+            "offhook_failover_seconds_count",
     }  # fmt: skip
     assert value(made, "offhook_greeting_start_latency_seconds_bucket", le="0.001") == 0
     assert value(made, "offhook_greeting_start_latency_seconds_bucket", le="0.002") == 1

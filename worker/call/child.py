@@ -193,8 +193,10 @@ class _Child:
         self._prepared = self._go(self._open(agent))
 
     async def _open(self, agent: Agent) -> None:
-        await self._pipeline.open_providers(agent)
+        await self._pipeline.open_ear(agent)
         ready_at = time.monotonic()
+        self._beat_now()
+        await self._pipeline.open_mind()
         self._beat_now()
         await self._serving.started.wait()
         self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)

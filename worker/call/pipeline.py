@@ -196,11 +196,13 @@ class AgentPipeline:
         self.llm.become(agent)
         self.tts.become(agent)
 
-    async def open_providers(self, agent: Agent) -> None:
-        """Connect the ear and open the model's connection, side by side."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.stt.open(agent))
-            group.create_task(self.llm.open())
+    async def open_ear(self, agent: Agent) -> None:
+        """Connect the ear; until then the caller's audio is kept."""
+        await self.stt.open(agent)
+
+    async def open_mind(self) -> None:
+        """Open the model's connection, which nobody needs before the ear."""
+        await self.llm.open()
 
     def add_customer(self, text: str) -> None:
         """Append what is known about the caller to the system instruction, behind the static prompt."""

@@ -7,6 +7,7 @@ resume all depend on knowing what has really been played.
 
 import asyncio
 import base64
+import contextlib
 import time
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from pipecat.processors.frame_processor import FrameDirection
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
+from pipecat.utils.utils import obj_id
 
 from worker.call.media import MEDIA_SUFFIX, clear_message, mark_message, media_prefix
 from worker.call.playout import RATE, Playout, SpokenSentences
@@ -86,6 +88,8 @@ class Output(BaseOutputTransport):
         self._media_prefix = ""
         self._sentences = SpokenSentences()
         self._turn_open = False
+        self._interrupted = asyncio.Event()
+        self._oldest_id = 0
         self.playout = Playout()
         self.on_reply: Callable[[float], None] = lambda _at: None
         self.on_said: Callable[[str], None] = lambda _text: None
@@ -119,9 +123,13 @@ class Output(BaseOutputTransport):
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Let the base do its work, and take back what the carrier has buffered when the caller interrupts."""
-        if isinstance(frame, InterruptionFrame):
-            self._interrupt()
-        await super().process_frame(frame, direction)
+        if not isinstance(frame, InterruptionFrame):
+            await super().process_frame(frame, direction)
+            return
+        self._interrupt()
+        await super().process_frame(frame, direction)  # empties Pipecat's queue of what was still to be written
+        self._oldest_id = obj_id()  # but one chunk may be on its way from there to us
+        self._interrupted = asyncio.Event()
 
     async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
         """See the borders of each audio context pass, behind its audio."""
@@ -136,12 +144,17 @@ class Output(BaseOutputTransport):
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         """Write a chunk when the play-out clock wants it; the chunk is dropped when there is no stream."""
-        if self._stream is None:
+        interrupted = self._interrupted
+        if self._stream is None or interrupted.is_set() or frame.id < self._oldest_id:
             return False
         ahead = self.playout.lead(time.monotonic()) - LEAD_S
         if ahead > 0:
-            await asyncio.sleep(ahead)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ahead):
+                    await interrupted.wait()
         await self._stream.writable.wait()
+        if interrupted.is_set():
+            return False  # Pipecat lets the chunk under way finish; the caller does not want to hear it
         ulaw = audioop.lin2ulaw(frame.audio, 2)
         if not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
             return False
@@ -167,6 +180,7 @@ class Output(BaseOutputTransport):
         self.on_quiet()
         self._send(clear_message(self._stream_sid))
         self.playout.clear(time.monotonic())
+        self._interrupted.set()
 
     def _send(self, text: str) -> bool:
         return self._stream is not None and self._stream.send(text)

@@ -25,7 +25,7 @@ from shared.messages import (
     Started,
     WarmFailed,
 )
-from shared.metrics import Oddity, Timing
+from shared.metrics import Failover, Oddity, Timing
 from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
@@ -207,6 +207,7 @@ class Crew:
             elif bound:
                 reason = EndReason.DRAINED if worker.leaving_at is not None else EndReason.WORKER_LOST
                 self._house.keeper.worker_lost(call, reason)
+                self._house.metrics.failover(reason, Failover.ENDED)
             else:
                 self._control.promise_again(call)
         self._house.changed()

@@ -22,8 +22,14 @@ LOAD_LIMIT_S: Final = 120.0
 
 LEAVE_LIMIT_S: Final = 5.0
 
-ONE_THREAD: Final = {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""Without these onnxruntime and numpy start threads, and what is forked beside a thread may hang at its exit (measured)."""
+CHILD_ENVIRONMENT: Final = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "LOGURU_AUTOINIT": "0",
+}
+"""Without the first three onnxruntime and numpy start threads, and what is forked beside a thread may hang at its exit
+(measured). Without the last, Pipecat greets on stderr in its own format before our log takes it over."""
 
 _log = logs.get(__name__)
 
@@ -42,7 +48,7 @@ class Generation:
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "worker.pool.zygote", "--control-fd", str(theirs.fileno()), "--child", child],
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **CHILD_ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # so that Ctrl-C reaches the pool alone, which drains

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=_family(host, port), backlog=BACKLOG)
     except OSError as error:
-        msg = f"POOL_METRICS_PORT: {host}:{port}: {error.strerror or error}"
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error  # getaddrinfo has its own numbers
+        msg = f"POOL_METRICS_PORT: {host}:{port}: {why}"
         raise SettingsError(msg) from None
 
 

@@ -18,6 +18,7 @@ from websockets.protocol import State
 from shared.agents import Agent
 from shared.settings import Settings
 from worker.providers.languages import base_language
+from worker.providers.tls import websocket_options
 
 
 class ParkedCartesiaTTS(CartesiaTTSService):
@@ -60,6 +61,9 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         for word, start_s in word_times:
             self.on_word(context_id, word, start_s)
         await super().add_word_timestamps(word_times, context_id, **kwargs)
+
+    async def _websocket_connect(self, uri: str, **kwargs: Any) -> Any:
+        return await super()._websocket_connect(uri, **websocket_options(uri), **kwargs)
 
     async def _connect_websocket(self) -> None:
         async with self._connecting:

@@ -6,13 +6,16 @@ Source: openai 3.54 and Pipecat 1.14 source (the client of the service keeps idl
 """
 
 import asyncio
+from typing import Any
 
-from openai import APIConnectionError, OpenAIError
+import httpx2
+from openai import APIConnectionError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from pipecat.services.openai.llm import OpenAILLMService
 
 from shared.agents import Agent
 from shared.settings import Settings
 from worker.providers.languages import language_name
+from worker.providers.tls import CONTEXT
 
 WARM_TIMEOUT_S = 3.0
 
@@ -27,6 +30,13 @@ class WarmOpenAILLM(OpenAILLMService):
             settings=OpenAILLMService.Settings(model=settings.openai_model, system_instruction=""),
         )
         self._connected = False
+
+    def create_client(self, api_key: str | None = None, base_url: str | None = None, **_kwargs: Any) -> AsyncOpenAI:
+        """Make the client as the base does, with the certificates the zygote has read."""
+        limits = httpx2.Limits(max_keepalive_connections=100, max_connections=1000, keepalive_expiry=None)
+        return AsyncOpenAI(
+            api_key=api_key, base_url=base_url, http_client=DefaultAsyncHttpxClient(limits=limits, verify=CONTEXT)
+        )
 
     def warm(self) -> bool:
         """Say whether a connection was opened; whether the peer keeps it shows at the next request."""
