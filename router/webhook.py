@@ -125,13 +125,13 @@ class Webhook:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUIET_S):
                 await self._quiet.wait()
-        queued = await self.enqueue(call)
-        self.metrics.prefetch_queued(queued=queued)
         answered = await asyncio.shield(admitted)
         ticket = answered.ticket
         if ticket is None:
             log.warning("call turned away", why=answered.why, attempt=call.attempt)
-            return
+            return  # nobody will ask for its customer
+        queued = await self.enqueue(call)
+        self.metrics.prefetch_queued(queued=queued)
         log.info("call promised", pool=ticket.pool, worker=ticket.worker, attempt=call.attempt, prefetch=queued)
         if not queued:  # nobody need wait for a customer nobody looks up
             self.pools.no_prefetch(ticket, "not_queued")

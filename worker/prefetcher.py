@@ -7,6 +7,7 @@ child that dies is replaced; no start order and no Redis are assumed.
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -29,6 +30,9 @@ HEALTHY_S: Final = 30.0
 """A child that lived this long is replaced at once; one that dies sooner, after a growing pause."""
 
 MOST_PAUSE_S: Final = 10.0
+
+NICENESS: Final = 5
+"""A lookup has until the caller's first question; on a full machine greetings and live calls go first."""
 
 _log = logs.get(__name__)
 
@@ -132,6 +136,7 @@ def main() -> None:
         port = expose(conf, made)
     except SettingsError as error:
         settings.refuse(error)
+    os.nice(NICENESS)
     if not conf.supabase_url:
         _log.warning("no SUPABASE_URL: every customer will be unavailable")
     _log.info("prefetchers started", metrics_port=port, workers=conf.prefetch_workers)

@@ -48,13 +48,14 @@ def parse(arguments: list[str], keep: str) -> argparse.Namespace:
 async def _until_stopped(work: Coroutine[None, None, None]) -> int:
     """Run to the end, or until a signal; everything that was started is stopped before this returns."""
     task = asyncio.create_task(work)
-    loop = asyncio.get_running_loop()
+    loop, stopped = asyncio.get_running_loop(), False
 
     def stop() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # once is enough, twice would leave things behind
-            loop.add_signal_handler(number, lambda: None)
-        print("\nstopping", flush=True)
-        task.cancel()
+        nonlocal stopped
+        if not stopped:  # once: a second cancellation would interrupt the clearing up and leave things behind
+            stopped = True
+            print("\nstopping", flush=True)
+            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)

@@ -16,6 +16,8 @@ from tests.stack import LEXICON, Stack
 from tests.standins.carrier_settings import CallFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.standins.carrier import Carrier
     from tests.standins.carrier_call import Call
 
@@ -25,7 +27,7 @@ PAUSE_S: Final = (0.2, 0.5)
 LISTEN_S: Final = 1.2
 """How long a measured call stays: beyond the latest moment an agent may become ready in."""
 
-GREETED_S: Final = 5.5
+GREETED_S: Final = 5.0
 """Long enough for the whole shipped greeting (4.8 s)."""
 
 ASK_AT_S: Final = (0.5, 4.0)
@@ -45,10 +47,10 @@ class Heard:
     text: str
 
 
-async def one_by_one(stack: Stack, count: int, *, pause: bool) -> list[Measured]:
+async def one_by_one(stack: Stack, count: int, within_s: float, *, pause: bool) -> list[Measured]:
     """Place calls one after another, each with all workers ready again, and hang up after LISTEN_S."""
     calls: list[Call] = []
-    for _ in range(count):
+    for _ in _while_time(count, within_s):
         await stack.ready()
         async with _carrier(stack, pause=pause) as carrier:
             calls.append(await _stay(carrier, LISTEN_S))
@@ -63,10 +65,10 @@ async def at_once(stack: Stack, count: int, *, pause: bool, listen_s: float = LI
     return await gathered(stack, list(calls))
 
 
-async def replies(stack: Stack, count: int, recording: str) -> list[Heard]:
+async def replies(stack: Stack, count: int, within_s: float, recording: str) -> list[Heard]:
     """Let callers one after another listen to the greeting to its end, ask something, and hear the answer."""
     heard: list[Heard] = []
-    for _ in range(count):
+    for _ in _while_time(count, within_s):
         await stack.ready()
         async with _carrier(stack, pause=True) as carrier:
             heard += await _asking(stack, carrier, [""], recording, (GREETED_S, GREETED_S))
@@ -89,6 +91,14 @@ async def gathered(stack: Stack, calls: list[Call]) -> list[Measured]:
         if wanted <= found.keys() or time.monotonic() > ends:
             return [measured(call, found.get(call.call_sid, {})) for call in calls]
         await asyncio.sleep(0.1)
+
+
+def _while_time(count: int, within_s: float) -> Iterator[int]:
+    ends = time.monotonic() + within_s
+    for number in range(count):
+        if number and time.monotonic() > ends:
+            return
+        yield number
 
 
 def _carrier(stack: Stack, *, pause: bool) -> Carrier:

@@ -20,6 +20,8 @@ burst is also a burst of the carrier's own work. The stand-ins answer with fixed
 final transcript {STT_FINAL_MS} ms after it was asked for.
 Signatures are checked, tickets are signed, customers are looked up through the queue, as in production.
 
+- Calls at once are dialled in the same moment and have the same pause (drawn anew for each round), so their upgrades arrive
+  at once as well. All workers are ready before each call or round; their replacements start while it goes on.
 - *Webhook*, *upgrade* and *media* moments are taken by the carrier, on the caller's side, when it has read the last byte.
   "Upgrade accepted" is the moment it has read the 101; "upgrade written" is before that, after TCP connected.
 - *Agent ready* is the worker's own: speech recognition and voice both connected, counted from the `start` it read; negative
@@ -40,11 +42,13 @@ of the carrier are Twilio's as documented by observation, not measured here.
 def document(found: Sequence[Figure], about: dict[str, str], remarks: Sequence[str]) -> str:
     """Write the file."""
     over = [f"{figure.group}: {figure.name}" for figure in found if figure.ok is False]
-    verdict = "Every target is met." if not over else "Over the target: " + "; ".join(over) + "."
+    verdict = ["Every target is met."] if not over else ["Over the target:", "", *(f"- {name}" for name in over)]
     return "\n".join([
         "# Benchmarks",
         "",
-        "Written by `make bench`; run it again to compare. " + verdict,
+        "Written by `make bench`; run it again to compare.",
+        "",
+        *verdict,
         "",
         "## Machine",
         "",

@@ -10,7 +10,10 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Numbers of calls and rounds. `budget_s` ends what repeats: rounds that would begin after it are left out."""
+    """Numbers of calls and rounds; a busy machine does fewer.
+
+    What is done one after another ends after `series_s`, and rounds that would not fit into `budget_s` are left out.
+    """
 
     singles: int  # calls one after another, each with and without the carrier's pause
     replies: int  # whole greetings and one answer, one after another
@@ -18,11 +21,12 @@ class Extent:
     at_once: int = 30
     ready: int = 32
     few_ready: int = 8
+    series_s: float = 60.0
     budget_s: float = 270.0
 
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
-QUICK: Final = Extent(singles=8, replies=2, rounds=1, budget_s=55.0)
+QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0)
 
 
 @dataclass(frozen=True, slots=True)

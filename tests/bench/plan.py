@@ -55,11 +55,11 @@ async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
     async with Stack(_plan(extent.few_ready, 4)) as stack:
         results.few = memory.look(stack.pool.pid, stack.router.pid)
         say(f"{extent.singles} calls one after another, the carrier pausing as Twilio does")
-        results.singles_paused = await calls.one_by_one(stack, extent.singles, pause=True)
+        results.singles_paused = await calls.one_by_one(stack, extent.singles, extent.series_s, pause=True)
         say(f"{extent.singles} calls one after another, without that pause")
-        results.singles_at_once = await calls.one_by_one(stack, extent.singles, pause=False)
+        results.singles_at_once = await calls.one_by_one(stack, extent.singles, extent.series_s, pause=False)
         say(f"{extent.replies} whole greetings with one answer each")
-        results.replies = await calls.replies(stack, extent.replies, "what-time")
+        results.replies = await calls.replies(stack, extent.replies, extent.series_s, "what-time")
     say(f"starting with {extent.ready} ready workers")
     async with Stack(_plan(extent.ready, extent.at_once)) as stack:
         await _crowd(stack, extent, results, say, ends)
@@ -87,7 +87,9 @@ async def _crowd(stack: Stack, extent: Extent, results: Results, say: Callable[[
 
 
 async def _knowing(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None]) -> None:
-    say(f"{extent.at_once} calls at once, each asking at once what only its record answers ({LOOKUP_MS} ms lookup)")
+    say(
+        f"{extent.at_once} calls at once, each asking over its greeting what only its record answers ({LOOKUP_MS} ms lookup)"
+    )
     codes = {f"+55119{10000000 + number}": f"code{number:03d}x" for number in range(extent.at_once)}
     customers = [{"phone": phone, "name": "Ana", "facts": {"reference_code": code}} for phone, code in codes.items()]
     await stack.supabase.control(customers=customers, latency_ms=LOOKUP_MS)

@@ -57,6 +57,7 @@ def _crowd(results: Results, group: str) -> list[Figure]:
     both = [*results.bursts_paused, *results.bursts_at_once]
     knowing = [one.measured for one, _ in results.knowing]
     knew = sum(knew for _, knew in results.knowing)
+    silent = sum(one.reply_s is None for one, _ in results.knowing)
     share = (knew / len(results.knowing),) if results.knowing else ()
     return [
         _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
@@ -72,10 +73,10 @@ def _crowd(results: Results, group: str) -> list[Figure]:
             share,
             (Target(P50, 1.0, least=True),),
             unit="%",
-            note=f"{knew} of {len(results.knowing)} calls",
+            note=f"{knew} of {len(results.knowing)} calls; {silent} heard no answer at all",
         ),
         _of(group, "reservation → customer in context (500 ms lookup)", knowing, _timing("context_injection_s")),
-        _plain(group, "reply heard, all asking at once", [one.reply_s for one, _ in results.knowing]),
+        _plain(group, "reply heard, all asking within 3.5 s", [one.reply_s for one, _ in results.knowing]),
     ]
 
 

@@ -56,12 +56,8 @@ def test_each_stage_of_a_turn_is_reported_once_with_its_time() -> None:
     now.advance(0.1)
     reports.clock.audio(now())
     reports.clock.audio(now())
-    assert reports.made == [
-        (Stage.STT, pytest.approx(0.5)),
-        (Stage.LLM, pytest.approx(0.3)),
-        (Stage.TTS, pytest.approx(0.1)),
-        (Stage.TOTAL, pytest.approx(0.9)),
-    ]
+    assert reports.stages == [Stage.STT, Stage.LLM, Stage.TTS, Stage.TOTAL]
+    assert [seconds for _, seconds in reports.made] == pytest.approx([0.5, 0.3, 0.1, 0.9])
 
 
 def test_a_tool_call_in_a_turn_does_not_report_its_speech_twice() -> None:
@@ -103,15 +99,11 @@ def test_a_completion_nobody_spoke_before_has_no_total() -> None:
 
 def test_whether_the_completion_spoke_is_known_from_its_first_token_on() -> None:
     clock = Reports().clock
-    assert not clock.spoke
-    clock.asked(0)
-    assert not clock.spoke
-    clock.token(1)
-    assert clock.spoke
-    clock.audio(2)
-    assert clock.spoke
-    clock.asked(3)
-    assert not clock.spoke
+    spoke = [clock.spoke]
+    for step in (clock.asked, clock.token, clock.audio, clock.asked):
+        step(1.0)
+        spoke.append(clock.spoke)
+    assert spoke == [False, False, True, True, False]
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------

@@ -205,7 +205,8 @@ messages = st.fixed_dictionaries(
     optional={
         "streamSid": st.sampled_from(["MZ01", "MZ02"]) | values,
         "sequenceNumber": st.integers().map(str) | values,
-        "start": st.fixed_dictionaries({}, optional={"callSid": values, "streamSid": values, "customParameters": values}) | values,
+        "start": values
+        | st.fixed_dictionaries({}, optional={"callSid": values, "streamSid": values, "customParameters": values}),
         "media": st.fixed_dictionaries({"payload": st.just("f39/") | values}, optional={"track": values}) | values,
         "dtmf": st.fixed_dictionaries({"digit": values}) | values,
         "mark": st.fixed_dictionaries({"name": values}) | values,

@@ -1,14 +1,16 @@
 """The providers against their stand-ins: warm when they say so, lost when they are, and no sentence lost between."""
 
 import asyncio
+import json
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from openai import AuthenticationError
 from pipecat.frames.frames import (
+    Frame,
     InputAudioRawFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -20,6 +22,7 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
+from websockets.protocol import State
 
 from shared.agents import Agent
 from shared.clips import load_clip
@@ -61,7 +64,7 @@ def cartesia_settings(port: int) -> Settings:
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for a state that nothing announces."""
     async with asyncio.timeout(DEADLINE_S):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - they are states of Pipecat, of which nothing tells
             await asyncio.sleep(0.005)
 
 
@@ -91,10 +94,10 @@ class Voice:
 
 
 @asynccontextmanager
-async def cartesia(**flags: object) -> AsyncIterator[Standin]:
+async def cartesia(*, connect_ms: int = 0, **flags: object) -> AsyncIterator[Standin]:
     """Run the Cartesia stand-in without its latencies."""
-    quick = {"connect_ms": 0, "tts_first_byte_ms": 0, "stt_final_ms": 0, "tts_realtime_factor": 100}
-    async with running("cartesia", **{**quick, **flags}) as standin:
+    quick: dict[str, Any] = {"tts_first_byte_ms": 0, "stt_final_ms": 0, "tts_realtime_factor": 100, **flags}
+    async with running("cartesia", connect_ms=connect_ms, **quick) as standin:
         yield standin
 
 
@@ -148,22 +151,53 @@ async def test_in_a_call_the_voice_reconnects() -> None:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
             voice.tts.serving = True
+            former = voice.tts._websocket
             await standin.control(close_all="tts")
-            await until(lambda: not voice.tts.warm())
-            await until(voice.tts.warm)
+            await until(lambda: voice.tts._websocket is not former and voice.tts.warm())
             assert len(await voice.says(rig, "Still here.")) > 0
         assert voice.lost == []
 
 
-async def test_a_sentence_said_while_the_voice_reconnects_is_heard() -> None:
+def noted(tts: ParkedCartesiaTTS, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Give an event that is set when the voice is asked for a sentence and has done its first step."""
+    asked = asyncio.Event()
+    speak = tts.run_tts
+
+    def run_tts(text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        asyncio.get_running_loop().call_soon(asked.set)
+        return speak(text, context_id)
+
+    monkeypatch.setattr(tts, "run_tts", run_tts)
+    return asked
+
+
+@pytest.mark.parametrize("when", [State.CLOSING, State.CLOSED])
+async def test_a_sentence_said_while_the_voice_reconnects_is_heard(
+    when: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In CLOSING the base would lose it on the old connection, in CLOSED on a second one that nobody reads."""
     async with cartesia() as standin:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
             voice.tts.serving = True
-            await standin.control(connect_ms=300, close_all="tts")
-            await until(lambda: not voice.tts.warm())
-            assert len(await voice.says(rig, "Do you hear me?")) > 0
-        assert (await counters(standin))["tts_opened"] == 2  # a third would be one that nobody reads
+            former = voice.tts._websocket
+            assert former is not None
+            if when is State.CLOSING:
+                former.transport.pause_reading()  # keeps the end of the connection from being seen
+                await standin.control(connect_ms=300)
+                closing = asyncio.create_task(former.close())
+                await until(lambda: former.state is State.CLOSING)
+                asked = noted(voice.tts, monkeypatch)
+                sound = asyncio.create_task(voice.says(rig, "Do you hear me?"))
+                await asked.wait()
+                former.transport.resume_reading()
+                await closing
+            else:
+                await standin.control(connect_ms=300, close_all="tts")
+                await former.wait_closed()
+                sound = asyncio.create_task(voice.says(rig, "Do you hear me?"))
+            assert len(await sound) > 0
+        assert (await counters(standin))["tts_opened"] == 2
 
 
 async def test_the_voice_of_an_agent_needs_no_new_connection() -> None:
@@ -172,12 +206,13 @@ async def test_the_voice_of_an_agent_needs_no_new_connection() -> None:
         async with piped(voice.tts) as rig:
             voice.tts.become(Agent(language="pt-BR", voice="clinic-voice"))
             assert len(await voice.says(rig, "Bom dia.")) > 0
-            assert voice.tts._settings.voice == "clinic-voice"
+            asked = json.loads(voice.tts._build_msg(text="Bom dia.", context_id="c"))
+            assert (asked["voice"]["id"], asked["language"]) == ("clinic-voice", "pt")
         state = await standin.state()
-        assert [entry["language"] for entry in state["log"] if entry["kind"] == "tts_text"][0] == "pt"
+        assert {entry["language"] for entry in state["log"] if entry["kind"] == "tts_text"} == {"pt"}
         assert state["counters"]["tts_opened"] == 1
         voice.tts.become(Agent())
-        assert voice.tts._settings.voice == "default-voice"
+        assert json.loads(voice.tts._build_msg(text="Hi.", context_id="c"))["voice"]["id"] == "default-voice"
 
 
 async def until_quiet(standin: Standin) -> None:

@@ -21,7 +21,7 @@ from pipecat.frames.frames import (
 from tests.standins.pipecat_rig import of_kind, piped
 from worker.call.playout import RATE
 from worker.call.stream import Stream
-from worker.call.transport import LEAD_S, Input, Output
+from worker.call.transport import LEAD_S, PIECE_BYTES, Input, Output
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
@@ -275,14 +275,17 @@ async def test_speech_that_goes_out_directly_is_announced() -> None:
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_callers_audio_arrives_as_pcm_in_order_and_in_any_length() -> None:
+async def test_the_callers_audio_arrives_as_pcm_in_order_in_pieces_of_40_ms_or_more() -> None:
     ear = Input()
-    pieces = [bytes([value]) * length for value, length in ((0xFF, 160), (0x7F, 1), (0x00, 1600), (0x80, 161))]
+    sent = [
+        bytes([value]) * length for value, length in ((0xFF, 160), (0x7F, 1), (0x00, 1600), (0x80, 161), (0x10, 159))
+    ]
     async with piped(ear) as rig:
-        for piece in pieces:
+        for piece in sent:
             ear.hear(piece)
-        heard = [of_kind(await rig.until(InputAudioRawFrame), InputAudioRawFrame)[0] for _ in pieces]
-    assert [frame.audio for frame in heard] == [audioop.ulaw2lin(piece, 2) for piece in pieces]
+        heard = [of_kind(await rig.until(InputAudioRawFrame), InputAudioRawFrame)[0] for _ in range(2)]
+    assert [len(frame.audio) for frame in heard] == [2 * (160 + 1 + 1600), 2 * PIECE_BYTES]
+    assert b"".join(frame.audio for frame in heard) == audioop.ulaw2lin(b"".join(sent), 2)
     assert {(frame.sample_rate, frame.num_channels) for frame in heard} == {(RATE, 1)}
 
 

@@ -46,11 +46,15 @@ from worker.call.media import (
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import RATE
 from worker.call.stream import Stream, open_stream
+from worker.providers.languages import base_language
 
 log = get(__name__)
 
 END_STORED_WAIT_S: Final = 0.6
 """The pool waits 0.3 s for Redis; twice that, and the stream is closed without its word."""
+
+SETTLE_S: Final = 0.2
+"""How long everything else waits behind the greeting. What the caller says meanwhile is kept and heard then."""
 
 FAREWELL_WAIT_S: Final = 15.0
 """How long a goodbye may take to be spoken before the call ends without it."""
@@ -92,6 +96,8 @@ class Serving:
         self._started_at = 0.0
         self._last_frame_at = 0.0
         self._opened = False
+        self._settled = False
+        self._early: list[bytes] = []
         self._replies = 0
         self._ending = False
         self.reason: EndReason | None = None
@@ -125,11 +131,12 @@ class Serving:
 
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
-        if not self._opened:  # the greeting was spoken by the voice
+        if not self._opened:
             self._opened = True
             self._first_media(at)
-        else:
-            self._replies += 1
+            if self._agent.greeting:
+                return  # that was the greeting, spoken by the voice
+        self._replies += 1
 
     def end(self, reason: EndReason) -> None:
         """End the call for this reason; the first reason counts."""
@@ -172,8 +179,10 @@ class Serving:
             self._oddities[oddity] += 1
         match event:
             case Audio():
-                if self._started_at:
+                if self._settled:
                     self._pipeline.input.hear(event.ulaw)
+                elif self._started_at:
+                    self._early.append(event.ulaw)
             case Started():
                 self._start(event)
             case MarkEchoed():
@@ -209,6 +218,8 @@ class Serving:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
         assert self._stream is not None  # noqa: S101 - as above
         at = time.monotonic()
+        if self._ending:
+            return  # too late
         if event.call_sid != self._bound.call.call_sid:
             self.end(EndReason.TICKET_MISMATCH)
             return
@@ -224,13 +235,23 @@ class Serving:
             self._stream.send(*messages[1:])
             output.playout.sent(audio, first_media_at)
         self._started_at = at
+        self._greeting_task = self._go(self._settle(event.stream_sid, first_media_at, remaining))
+
+    async def _settle(self, stream_sid: str, first_media_at: float, used: int) -> None:
+        """Do what follows the greeting, a moment later: of calls that come together, every greeting goes first."""
+        if first_media_at:
+            await asyncio.sleep(SETTLE_S)
         self.started.set()
-        self._tell(StreamStarted(stream_sid=StreamSid(event.stream_sid)))
-        if greeting is not None:
+        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        if first_media_at:
             self._opened = True
             self._first_media(first_media_at)
-        self._greeting_task = self._go(self._greet(greeting, remaining))
-        log.info("stream started", stream_sid=event.stream_sid)
+        log.info("stream started", stream_sid=stream_sid)
+        for ulaw in self._early:
+            self._pipeline.input.hear(ulaw)
+        self._early.clear()
+        self._settled = True
+        await self._greet(self._greeting, used)
 
     def _first_media(self, at: float) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
@@ -262,8 +283,7 @@ class Serving:
         if named is None or agent.greeting_clip:
             return named
         # the installation's clip greets only in its own language, and not an agent that has its own words
-        same_language = named.clip.language.split("-")[0] in {agent.language.split("-")[0], ""}
-        return named if same_language and agent.greeting in {"", named.text} else None
+        return named if _same_language(named, agent) and agent.greeting in {"", named.text} else None
 
     # --- in the middle ------------------------------------------------------------------------------------------------
 
@@ -298,7 +318,7 @@ class Serving:
 
     def _play_goodbye(self) -> None:
         goodbye = self._recordings.get("goodbye")
-        if goodbye is None or self._stream is None or goodbye.clip.language != self._agent.language.split("-")[0]:
+        if goodbye is None or self._stream is None or not _same_language(goodbye, self._agent):
             return
         messages, _, audio = burst(goodbye, self._codec.stream_sid)
         if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
@@ -361,3 +381,8 @@ class Serving:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the call failed", exc_info=error)
+
+
+def _same_language(recording: Recording, agent: Agent) -> bool:
+    """Compare without regions; a recording that does not say its language fits any agent."""
+    return recording.clip.language.split("-")[0].lower() in {base_language(agent.language), ""}

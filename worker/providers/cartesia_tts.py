@@ -8,10 +8,10 @@ Source: Cartesia docs, "Concurrency limits and timeouts" (5 min without a genera
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from pipecat.frames.frames import ErrorFrame
+from pipecat.frames.frames import ErrorFrame, Frame
 from pipecat.services.cartesia.tts import CartesiaTTSService
 from websockets.protocol import State
 
@@ -50,6 +50,13 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         """
         self._settings.voice = agent.voice or self._default_voice  # type: ignore[attr-defined]
         self._settings.language = base_language(agent.language)  # type: ignore[attr-defined]
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Speak; a connection that is closing is waited for, because the base would lose the sentence on it."""
+        if self._websocket is not None and self._websocket.state is State.CLOSING:
+            await self._websocket.wait_closed()
+        async for frame in super().run_tts(text, context_id):
+            yield frame
 
     async def push_error(self, error_msg: str, exception: Exception | None = None, **kwargs: Any) -> None:
         """Keep the last error, for `/readyz`."""

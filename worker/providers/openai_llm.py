@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 import httpx2
-from openai import APIConnectionError, AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pipecat.services.openai.llm import OpenAILLMService
 
 from shared.agents import Agent
@@ -34,23 +34,26 @@ class WarmOpenAILLM(OpenAILLMService):
     def create_client(self, api_key: str | None = None, base_url: str | None = None, **_kwargs: Any) -> AsyncOpenAI:
         """Make the client as the base does, with the certificates the zygote has read."""
         limits = httpx2.Limits(max_keepalive_connections=100, max_connections=1000, keepalive_expiry=None)
-        return AsyncOpenAI(
-            api_key=api_key, base_url=base_url, http_client=DefaultAsyncHttpxClient(limits=limits, verify=CONTEXT)
-        )
+        self._http = DefaultAsyncHttpxClient(limits=limits, verify=CONTEXT)
+        return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=self._http)
 
     def warm(self) -> bool:
         """Say whether a connection was opened; whether the peer keeps it shows at the next request."""
         return self._connected and bool(self.is_usable)
 
     async def open(self) -> None:
-        """Open a connection with the cheapest request there is. Any answer, even a refusal, means it is open."""
+        """Open a connection with the cheapest request there is. Any answer, even a refusal, means it is open.
+
+        Sent beside the vendor's client, on its connections: building and reading the request through it costs 5 ms more.
+        """
         try:
             async with asyncio.timeout(WARM_TIMEOUT_S):
-                await self._client.with_options(max_retries=0).models.list()
-        except (TimeoutError, APIConnectionError):
+                await self._http.get(
+                    f"{str(self._client.base_url).rstrip('/')}/models",
+                    headers={"Authorization": f"Bearer {self._client.api_key}"},
+                )
+        except (TimeoutError, httpx2.HTTPError):
             return
-        except OpenAIError:
-            pass
         self._connected = True
 
     def become(self, agent: Agent) -> None:

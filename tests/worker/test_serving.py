@@ -1,0 +1,637 @@
+"""One call from bind to close, on a real connection, with a pipeline that only remembers."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import pytest
+from websockets.frames import CloseCode, Opcode
+
+from shared.agents import Agent
+from shared.calls import CallSid, EndReason, IncomingCall, TraceId
+from shared.clips import Clip
+from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Message, Observed
+from shared.messages import Started as StreamStarted
+from shared.metrics import Oddity, Timing
+from shared.settings import Settings
+from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
+from tests.worker.line import DEADLINE_S, Peer, connected, masked
+from worker.call.greeting import Recording, record
+from worker.call.media import mark_message
+from worker.call.pipeline import AgentPipeline
+from worker.call.playout import RATE, Playout
+from worker.call.serving import Serving
+from worker.call.stream import Stream
+
+CALL = IncomingCall(
+    call_sid=CallSid("CA01"), caller="+5511999990000", called="+551140000000", trace_id=TraceId("f" * 32)
+)
+HELLO = "Hello, thanks for calling. How can I help you today?"
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def recording(name: str, seconds: float, text: str = HELLO, language: str = "en") -> Recording:
+    """Make a clip."""
+    audio = b"\x55" * int(seconds * RATE)
+    return record(
+        Clip(id=name, text=text, language=language, voice="", licence="", duration_ms=int(seconds * 1000), audio=audio)
+    )
+
+
+class FakeOutput:
+    """The pipeline's output as far as serving a call touches it: a real clock, no Pipecat."""
+
+    def __init__(self) -> None:
+        self.playout = Playout()
+        self.on_interrupted: Callable[[], None] = lambda: None
+        self.announced: list[bool] = []
+        self._stream: Stream | None = None
+        self._sid = ""
+
+    def attach(self, stream: Stream, stream_sid: str) -> None:
+        """Remember where to write."""
+        self._stream, self._sid = stream, stream_sid
+
+    def mark(self, text: str) -> str:
+        """Send a mark."""
+        name = self.playout.mark(text)
+        if self._stream is not None:
+            self._stream.send(mark_message(self._sid, name))
+        return name
+
+    async def announce_direct_speech(self, *, speaking: bool) -> None:
+        """Remember it."""
+        self.announced.append(speaking)
+
+    def interrupt(self) -> None:
+        """Do what the caller's voice does."""
+        self.on_interrupted()
+        self.playout.clear(time.monotonic())
+
+
+class FakeInput:
+    """Ears that remember."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.more = asyncio.Event()
+
+    def hear(self, ulaw: bytes) -> None:
+        """Remember it."""
+        self.heard += ulaw
+        self.more.set()
+
+
+class FakePipeline:
+    """An agent that only remembers."""
+
+    def __init__(self) -> None:
+        self.input = FakeInput()
+        self.output = FakeOutput()
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.spoke = False
+        self.context: list[str] = []
+        self.spoken: list[str] = []
+
+    def add_spoken(self, text: str) -> None:
+        """Put it into the context."""
+        self.context.append(text)
+
+    def replace_spoken(self, said: str, heard: str) -> None:
+        """Correct the context."""
+        self.context[self.context.index(said)] = heard
+
+    async def speak(self, text: str) -> None:
+        """Say it with the voice."""
+        self.spoken.append(text)
+
+
+@dataclass
+class Call:
+    """A call under way: the carrier's end, the served end, and what the pool was told."""
+
+    serving: Serving
+    pipeline: FakePipeline
+    peer: Peer
+    told: list[Message]
+    news: asyncio.Event
+    agent: Agent
+    accepted_at: float
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    _sequence: int = 0
+
+    async def send(self, event: str, **fields: Any) -> None:
+        """Send a message as the carrier does, numbered."""
+        self._sequence += event != "connected"
+        message = {"event": event, "streamSid": "MZ01", "sequenceNumber": str(self._sequence), **fields}
+        await self.peer.text(json.dumps(message))
+
+    async def start(self, call_sid: str = "CA01") -> None:
+        """Send `connected` and `start`."""
+        await self.peer.text('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+        await self.send("start", start={"streamSid": "MZ01", "callSid": call_sid, "customParameters": {}})
+
+    async def echo(self, name: str) -> None:
+        """Send a mark back."""
+        await self.send("mark", mark={"name": name})
+
+    async def media(self, ulaw: bytes = b"\xff" * 160) -> None:
+        """Send sound."""
+        await self.send("media", media={"track": "inbound", "payload": base64.b64encode(ulaw).decode()})
+
+    async def receive(self, event: str) -> dict[str, Any]:
+        """Read messages of ours up to the next of this kind."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                found = [each for each in self.messages if each["event"] == event and "seen" not in each]
+                if found:
+                    found[0]["seen"] = True
+                    return found[0]
+                frames = await self.peer.frames(1)
+                assert frames, "the connection ended"
+                self.messages += [json.loads(bytes(each.data)) for each in frames if each.opcode is Opcode.TEXT]
+
+    def all(self, kind: type[MessageT]) -> list[MessageT]:
+        """What the pool was told of one kind."""
+        return [message for message in self.told if isinstance(message, kind)]
+
+    async def until_told(self, kind: type[MessageT], count: int = 1) -> list[MessageT]:
+        """Wait until the pool was told this so often."""
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.all(kind)) < count:
+                self.news.clear()
+                await self.news.wait()
+        return self.all(kind)
+
+    async def ended(self) -> EndReason:
+        """Answer our close as a carrier does, wait for the end and give its reason."""
+        async with asyncio.timeout(DEADLINE_S):
+            with contextlib.suppress(OSError):  # a test may have broken the connection
+                while await self.peer.receive():
+                    await self.peer.flush()
+            await self.serving.done.wait()
+        (ending,) = self.all(Ending)
+        assert isinstance(self.told[-1], Closed)
+        return ending.reason
+
+    async def hear(self, count: int) -> None:
+        """Wait until the agent heard this many bytes."""
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.pipeline.input.heard) < count:
+                self.pipeline.input.more.clear()
+                await self.pipeline.input.more.wait()
+
+
+@asynccontextmanager
+async def call(
+    *, agent: Agent | None = None, recordings: dict[str, Recording] | None = None, confirm: bool = True, **settings: Any
+) -> AsyncIterator[Call]:
+    """Bind a call. `confirm` is whether the pool answers that the end reason is stored."""
+    chosen = agent or Agent()
+    pipeline = FakePipeline()
+    told: list[Message] = []
+    news = asyncio.Event()
+
+    def tell(message: Message) -> None:
+        told.append(message)
+        news.set()
+        if isinstance(message, Ending) and confirm:
+            serving.end_stored.set()
+
+    clips = {"greeting": recording("greeting", 2)} if recordings is None else recordings
+    serving = Serving(Settings(_env_file=None, **settings), clips, cast("AgentPipeline", pipeline), tell)
+    ours, theirs = connected()
+    accepted_at = time.monotonic()
+    serving.use(chosen)
+    await serving.bind(Bind(call=CALL, agent=chosen, accepted_at=accepted_at, reserved_at=accepted_at), ours)
+    peer = Peer(theirs)
+    made = Call(serving, pipeline, peer, told, news, chosen, accepted_at)
+    try:
+        yield made
+    finally:
+        theirs.close()
+        async with asyncio.timeout(DEADLINE_S):
+            await serving.done.wait()
+        for task in serving._tasks:  # in a worker the process ends here
+            task.cancel()
+        await asyncio.gather(*serving._tasks, return_exceptions=True)
+
+
+async def hang_up_by_peer(made: Call) -> None:
+    """Close as the carrier does when the caller hangs up."""
+    made.peer.ws.send_close(1000)
+    await made.peer.flush()
+
+
+# --- the beginning ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_greeting_goes_out_at_start_whole_and_with_its_mark_behind() -> None:
+    async with call() as made:
+        await made.start()
+        mark = await made.receive("mark")
+        media = [each for each in made.messages if each["event"] == "media"]
+        assert made.messages[-1] is mark
+        sound = [base64.b64decode(each["media"]["payload"]) for each in media]
+        assert len(sound[0]) == 160
+        assert sum(map(len, sound)) == 2 * RATE
+        assert {each["streamSid"] for each in made.messages} == {"MZ01"}
+        assert mark["mark"]["name"] == "0:1"
+
+
+async def test_the_pool_learns_the_stream_and_the_first_media_with_its_times() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        assert made.told[0] == StreamStarted(stream_sid=made.all(StreamStarted)[0].stream_sid)
+        assert made.all(StreamStarted)[0].stream_sid == "MZ01"
+        (first,) = made.all(FirstMedia)
+        times = {each.timing: each.seconds for each in made.all(Observed)}
+        assert set(times) == {Timing.GREETING_START, Timing.START_TO_FIRST_MEDIA}
+        assert times[Timing.GREETING_START] == pytest.approx(first.at - made.accepted_at)
+        assert 0 <= times[Timing.START_TO_FIRST_MEDIA] <= times[Timing.GREETING_START]
+
+
+async def test_the_greeting_is_in_the_context_and_in_the_journal_and_the_pipeline_knows_of_it() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        assert made.pipeline.context == [HELLO]
+        assert [(each.kind, each.text) for each in made.all(Entry)] == [("agent", HELLO)]
+        assert made.pipeline.output.announced == [True]
+
+
+async def test_nothing_is_sent_before_start() -> None:
+    async with call() as made:
+        await made.peer.text('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+        await made.peer.send(masked(Opcode.PING, b"first"))
+        (frame,) = await made.peer.frames(1)
+        assert frame.opcode is Opcode.PONG
+
+
+async def test_a_clip_longer_than_the_burst_is_paced_and_still_whole() -> None:
+    long = recording("greeting", 5.5)
+    async with call(recordings={"greeting": long}) as made:
+        await made.start()
+        await made.receive("mark")
+        sound = sum(
+            len(base64.b64decode(each["media"]["payload"])) for each in made.messages if each["event"] == "media"
+        )
+        assert sound == 5.5 * RATE
+        assert made.pipeline.output.playout.sent_bytes == 5.5 * RATE
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        (Agent(), "greeting"),
+        (Agent(language="en-GB"), "greeting"),
+        (Agent(greeting=HELLO), "greeting"),
+        (Agent(greeting="Clinic, good morning."), None),
+        (Agent(language="pt-BR"), None),
+        (Agent(language="pt-BR", greeting_clip="ola"), "ola"),
+        (Agent(greeting_clip="absent"), None),
+    ],
+)
+async def test_an_agent_gets_the_clip_that_is_its_own(agent: Agent, expected: str | None) -> None:
+    clips = {"greeting": recording("greeting", 0.1), "ola": recording("ola", 0.1, "Olá.", "pt-BR")}
+    async with call(agent=agent, recordings=clips) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        if expected is None:
+            assert made.all(FirstMedia) == []
+        else:
+            await made.receive("mark")
+            assert made.pipeline.context == [clips[expected].text]
+
+
+async def test_without_a_clip_the_voice_greets_and_that_is_no_reply_yet() -> None:
+    async with call(agent=Agent(greeting="Good morning."), greeting_audio_enabled=False) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        await asyncio.sleep(0)
+        assert made.pipeline.spoken == ["Good morning."]
+        assert made.all(FirstMedia) == []
+        made.serving.replied(time.monotonic())
+        assert len(made.all(FirstMedia)) == 1
+        await made.send("stop")
+        assert await made.ended() is EndReason.HANGUP_BEFORE_REPLY
+
+
+async def test_with_no_greeting_at_all_the_first_answer_is_a_reply_and_the_first_media() -> None:
+    async with call(greeting_audio_enabled=False) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        made.serving.replied(time.monotonic())
+        assert len(made.all(FirstMedia)) == 1
+        await made.send("stop")
+        assert await made.ended() is EndReason.CALLER_HANGUP
+
+
+async def test_sound_is_heard_from_start_on_and_not_before() -> None:
+    async with call() as made:
+        await made.media(b"\x01" * 160)
+        await made.start()
+        await made.media(b"\x02" * 160)
+        await made.media(b"\x03" * 7)
+        await made.hear(167)
+        assert bytes(made.pipeline.input.heard) == b"\x02" * 160 + b"\x03" * 7
+
+
+# --- the middle -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_greetings_mark_proves_it_heard_and_ends_it() -> None:
+    async with call() as made:
+        await made.start()
+        name = (await made.receive("mark"))["mark"]["name"]
+        await made.echo(name)
+        entries = await made.until_told(Entry, 2)
+        assert (entries[1].kind, entries[1].text) == ("heard", HELLO)
+        await asyncio.sleep(0)
+        assert made.pipeline.output.announced == [True, False]
+        made.pipeline.output.interrupt()
+        assert made.pipeline.context == [HELLO]
+
+
+async def test_an_interruption_leaves_in_the_context_what_was_heard() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        playout = made.pipeline.output.playout
+        playout._plays_until = time.monotonic() + 1.0  # half of its 2 s
+        made.pipeline.output.interrupt()
+        (heard,) = made.pipeline.context
+        assert heard.endswith("…")
+        assert HELLO.startswith(heard[:-1])
+        assert 3 <= len(heard.split()) <= 6
+        await asyncio.sleep(0)
+        assert made.pipeline.output.announced == [True, False]
+
+
+async def test_a_mark_that_comes_back_after_the_interruption_proves_nothing() -> None:
+    async with call() as made:
+        await made.start()
+        name = (await made.receive("mark"))["mark"]["name"]
+        made.pipeline.output.interrupt()
+        await made.echo(name)
+        await made.media()
+        await made.hear(160)
+        assert [each.kind for each in made.all(Entry)] == ["agent"]
+        made.serving.flush_oddities()
+        assert made.all(Counted) == []
+
+
+async def test_an_interruption_stops_what_was_not_sent_yet_of_a_long_greeting() -> None:
+    async with call(recordings={"greeting": recording("greeting", 30)}) as made:
+        await made.start()
+        await made.until_told(Entry)
+        await asyncio.sleep(0)
+        made.pipeline.output.interrupt()
+        await asyncio.sleep(0)
+        sent = made.pipeline.output.playout.sent_bytes
+        assert 5 * RATE <= sent < 6 * RATE
+        assert made.serving._greeting_task is not None
+        assert made.serving._greeting_task.cancelled()
+
+
+async def test_marks_of_sentences_are_journaled_as_heard() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        names = [made.pipeline.output.mark(text) for text in ("First.", "Second.")]
+        await made.echo(names[1])
+        entries = await made.until_told(Entry, 2)
+        assert entries[1].text == f"{HELLO} First. Second."
+
+
+async def test_oddities_are_counted_and_told_only_when_flushed() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        for _ in range(500):
+            await made.peer.text("{nonsense")
+        await made.peer.send(masked(Opcode.BINARY, b"\x00"))
+        await made.peer.text('{"event":"media","streamSid":"MZ99","media":{"payload":"f39/"}}')
+        await made.echo("7:7")
+        await made.media()
+        await made.hear(160)
+        assert made.all(Counted) == []
+        made.serving.flush_oddities()
+        counted = {each.oddity: each.times for each in made.all(Counted)}
+        assert counted == {
+            Oddity.INVALID_JSON: 500, Oddity.BINARY_FRAME: 1, Oddity.WRONG_STREAM: 1, Oddity.UNKNOWN_MARK: 1,
+        }  # fmt: skip
+        made.serving.flush_oddities()
+        assert len(made.all(Counted)) == 4
+
+
+async def test_keys_are_taken_and_nothing_happens() -> None:
+    async with call() as made:
+        await made.start()
+        await made.send("dtmf", dtmf={"track": "inbound_track", "digit": "5"})
+        await made.media()
+        await made.hear(160)
+        assert made.all(Ending) == []
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_start_for_another_call_closes_with_a_policy_violation() -> None:
+    async with call() as made:
+        await made.start(call_sid="CA99")
+        (frame,) = await made.peer.frames(1)
+        assert frame.opcode is Opcode.CLOSE
+        await made.peer.flush()
+        assert await made.ended() is EndReason.TICKET_MISMATCH
+        assert made.peer.ws.close_rcvd is not None
+        assert made.peer.ws.close_rcvd.code == CloseCode.POLICY_VIOLATION
+        assert made.all(FirstMedia) == []
+        assert made.all(StreamStarted) == []
+
+
+async def test_without_a_start_in_its_time_the_call_ends() -> None:
+    async with call(start_timeout=0.05) as made:
+        assert (await made.peer.frames(1))[0].opcode is Opcode.CLOSE
+        await made.peer.flush()
+        assert await made.ended() is EndReason.START_TIMEOUT
+
+
+async def test_a_start_that_comes_too_late_greets_nobody() -> None:
+    async with call(start_timeout=0.05, confirm=False) as made:
+        await made.until_told(Ending)
+        await made.start()
+        frames = await made.peer.frames(1)
+        assert frames[0].opcode is Opcode.CLOSE
+        assert made.all(FirstMedia) == []
+        await made.peer.flush()
+        assert await made.ended() is EndReason.START_TIMEOUT
+
+
+async def test_a_carrier_that_falls_silent_is_gone() -> None:
+    async with call(silence_timeout=0.1) as made:
+        await made.start()
+        await made.media()
+        assert await made.ended() is EndReason.STREAM_SILENT
+
+
+async def test_a_call_may_not_last_for_ever() -> None:
+    async with call(max_call_duration=0.2) as made:
+        await made.start()
+        assert await made.ended() is EndReason.MAX_DURATION
+
+
+@pytest.mark.parametrize("by", ["stop", "close"])
+@pytest.mark.parametrize(
+    ("progress", "reason"),
+    [
+        ("connected", EndReason.HANGUP_BEFORE_START),
+        ("started", EndReason.HANGUP_BEFORE_REPLY),
+        ("replied", EndReason.CALLER_HANGUP),
+    ],
+)
+async def test_a_hang_up_says_how_far_the_call_had_come(by: str, progress: str, reason: EndReason) -> None:
+    async with call() as made:
+        if progress != "connected":
+            await made.start()
+            await made.receive("mark")
+        if progress == "replied":
+            made.serving.replied(time.monotonic())
+        if by == "stop":
+            await made.send("stop")
+        await hang_up_by_peer(made)
+        assert await made.ended() is reason
+
+
+async def test_a_broken_connection_is_a_lost_stream() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        made.peer.sock.shutdown(socket.SHUT_WR)
+        assert await made.ended() is EndReason.STREAM_LOST
+
+
+async def test_garbage_and_giants_are_protocol_errors() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        await made.peer.send(masked(Opcode.TEXT, b"x" * 70_000))
+        assert await made.ended() is EndReason.PROTOCOL_ERROR
+        assert made.all(Counted) == [Counted(oddity=Oddity.OVERSIZE_FRAME)]
+        assert made.told.index(made.all(Counted)[0]) < made.told.index(made.all(Ending)[0])
+
+
+async def test_the_first_reason_counts() -> None:
+    async with call() as made:
+        made.serving.end(EndReason.DRAINED)
+        made.serving.end(EndReason.AGENT_HANGUP)
+        assert made.serving.reason is EndReason.DRAINED
+        await made.peer.frames(1)
+        await made.peer.flush()
+        assert await made.ended() is EndReason.DRAINED
+
+
+async def test_the_stream_stays_open_until_the_end_reason_is_stored() -> None:
+    async with call(confirm=False) as made:
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await made.until_told(Ending)
+        await made.peer.send(masked(Opcode.PING, b"still open?"))
+        assert (await made.peer.frames(1))[0].opcode is Opcode.PONG
+        made.serving.end_stored.set()
+        assert (await made.peer.frames(1))[0].opcode is Opcode.CLOSE
+        await made.peer.flush()
+        await made.ended()
+
+
+async def test_a_pool_that_does_not_confirm_does_not_keep_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 0.02)
+    async with call(confirm=False) as made:
+        made.serving.end(EndReason.AGENT_HANGUP)
+        assert (await made.peer.frames(1))[0].opcode is Opcode.CLOSE
+        await made.peer.flush()
+        assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+# --- the goodbye ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_agents_goodbye_is_heard_before_the_call_ends() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        made.pipeline.spoke = True
+        made.pipeline.quiet.clear()
+        leaving = asyncio.create_task(made.serving.hang_up())
+        await asyncio.sleep(0)
+        assert made.pipeline.output.playout._count == 1  # it waits for the voice before it sends its mark
+        made.pipeline.quiet.set()
+        name = (await made.receive("mark"))["mark"]["name"]
+        assert made.all(Ending) == []
+        await made.echo(name)
+        await leaving
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+async def test_an_agent_that_says_nothing_lets_the_goodbye_clip_speak() -> None:
+    clips = {"greeting": recording("greeting", 0.1), "goodbye": recording("goodbye", 0.4, "Goodbye.")}
+    async with call(recordings=clips) as made:
+        await made.start()
+        await made.receive("mark")
+        greeted = len([each for each in made.messages if each["event"] == "media"])
+        leaving = asyncio.create_task(made.serving.hang_up())
+        await made.receive("mark")
+        name = (await made.receive("mark"))["mark"]["name"]
+        media = [each for each in made.messages if each["event"] == "media"][greeted:]
+        assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 0.4 * RATE
+        await made.echo(name)
+        await leaving
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+async def test_a_goodbye_clip_in_another_language_is_not_played() -> None:
+    clips = {"goodbye": recording("goodbye", 0.4, "Goodbye.", "en")}
+    async with call(agent=Agent(language="pt-BR"), recordings=clips) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        leaving = asyncio.create_task(made.serving.hang_up())
+        name = (await made.receive("mark"))["mark"]["name"]
+        assert [each["event"] for each in made.messages] == ["mark"]
+        await made.echo(name)
+        await leaving
+
+
+async def test_a_goodbye_nobody_confirms_ends_the_call_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.call.serving.ECHO_WAIT_S", 0.02)
+    monkeypatch.setattr("worker.call.serving.FAREWELL_WAIT_S", 0.02)
+    async with call(recordings={}) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        made.pipeline.spoke = True
+        made.pipeline.quiet.clear()  # the voice never comes
+        async with asyncio.timeout(DEADLINE_S):
+            await made.serving.hang_up()
+        assert made.serving.reason is EndReason.AGENT_HANGUP
+
+
+async def test_a_caller_who_speaks_into_the_goodbye_keeps_the_call() -> None:
+    async with call() as made:
+        await made.start()
+        await made.receive("mark")
+        leaving = asyncio.create_task(made.serving.hang_up())
+        await made.receive("mark")
+        leaving.cancel()  # what Pipecat does to a tool at an interruption
+        made.pipeline.output.interrupt()
+        await made.media()
+        await made.hear(160)
+        assert made.serving.reason is None
