@@ -97,7 +97,7 @@ class Part:
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log lines that are JSON objects."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
 
     def start(self) -> None:
         """Start it (again)."""

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.journal import MAX_TEXT_CHARS, entry
@@ -17,6 +17,7 @@ def test_an_entry_says_what_when_and_for_which_tool_call() -> None:
     assert before <= made.at <= time.time()
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
 def test_an_entry_crosses_to_the_pool_unchanged(text: str) -> None:
     made = entry("user", text)

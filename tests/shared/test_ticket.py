@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
@@ -42,11 +42,13 @@ def refusal(segment: str, office: TicketOffice = OFFICE, now: float = 0) -> str:
     return str(refused.value)
 
 
+@settings(deadline=None)
 @given(tickets)
 def test_what_was_signed_comes_back(ticket: Ticket) -> None:
     assert OFFICE.open(OFFICE.sign(ticket)) == ticket
 
 
+@settings(deadline=None)
 @given(tickets)
 def test_a_ticket_is_one_path_segment_that_needs_no_escapes(ticket: Ticket) -> None:
     segment = OFFICE.sign(ticket)
@@ -70,6 +72,7 @@ def test_the_same_secret_signing_something_else_is_no_ticket() -> None:
     assert refusal(str(URLSafeSerializer("secret", salt="another use").dumps(["CA1"]))) == "forged"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.characters(codec="ascii"))
 def test_one_changed_character_anywhere_is_refused(position: int, character: str) -> None:
     segment = OFFICE.sign(TICKET)
@@ -85,12 +88,14 @@ def test_one_changed_character_anywhere_is_refused(position: int, character: str
     assert refusal(changed) in {"forged", "garbled"}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400))
 def test_a_ticket_that_was_cut_is_refused(kept: int) -> None:
     segment = OFFICE.sign(TICKET)
     assert refusal(segment[: min(kept, len(segment) - 1)]) in {"forged", "garbled"}
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_garbage_is_refused_and_nothing_else_is_raised(segment: str) -> None:
     assert refusal(segment) in {"forged", "garbled"}
@@ -120,6 +125,7 @@ def test_a_forged_ticket_is_forged_even_when_it_is_expired() -> None:
     assert refusal(TicketOffice("other").sign(TICKET), now=1e12) == "forged"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_a_refusal_never_repeats_the_ticket(segment: str) -> None:
     assert refusal(segment) in {"forged", "garbled", "expired"}

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return Plan(pool_ready=3, env={"START_TIMEOUT": "1.5", "SILENCE_TIMEOUT": "2"})
+    return Plan(pool_ready=3, env={"START_TIMEOUT": "1.5", "SILENCE_TIMEOUT": "2", "TICKET_TTL": "6"})
 
 
 @pytest.fixture

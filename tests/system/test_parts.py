@@ -252,18 +252,20 @@ async def one(stack: Stack, carrier: Carrier, *, kill: bool) -> None:
     await call.streaming()
     await call.until(lambda: bool(call.streams[0].media))
     if kill:
-        line = next(
-            line for line in stack.pool.lines() if line.get("event") == "bound" and line["call_sid"] == call.call_sid
-        )
-        pid = next(
-            int(each["pid"])
-            for each in stack.pool.lines()
-            if each.get("event") == "parked" and each["worker"] == line["worker"]
-        )
+        pid = await stack.until(lambda: worker_of(stack, call.call_sid), "the log names the worker")
         os.kill(pid, signal.SIGKILL)
     else:
         await call.hangup()
     await call.ended()
+
+
+def worker_of(stack: Stack, call_sid: str) -> int:
+    """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
+    lines = stack.pool.lines()
+    worker = next(
+        (line["worker"] for line in lines if line.get("event") == "bound" and line["call_sid"] == call_sid), ""
+    )
+    return next((int(line["pid"]) for line in lines if line.get("event") == "parked" and line["worker"] == worker), 0)
 
 
 async def at_rest(stack: Stack) -> None:

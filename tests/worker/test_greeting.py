@@ -2,10 +2,9 @@
 
 import base64
 import json
-from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.clips import Clip
@@ -35,15 +34,17 @@ def test_short_clips_have_no_empty_piece(length: int, sizes: list[int]) -> None:
     assert [piece.size for piece in record(clip(bytes(length))).pieces] == sizes
 
 
-@given(st.integers(1, 10 * RATE), st.randoms(use_true_random=False))
-def test_no_byte_is_lost_doubled_or_moved(length: int, random: Random) -> None:
-    audio = random.randbytes(length)
+@settings(deadline=None)
+@given(st.integers(1, 10 * RATE))
+def test_no_byte_is_lost_doubled_or_moved(length: int) -> None:
+    audio = (bytes(range(251)) * (length // 251 + 1))[:length]  # a prime number: no two pieces are alike
     pieces = record(clip(audio)).pieces
     decoded = [base64.b64decode(piece.payload) for piece in pieces]
     assert b"".join(decoded) == audio
     assert [len(piece) for piece in decoded] == [piece.size for piece in pieces]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10 * RATE))
 def test_the_burst_is_the_clip_or_5_s_rounded_up_to_a_piece(length: int) -> None:
     recording = record(clip(bytes(length)))
@@ -86,6 +87,7 @@ def test_what_was_heard_is_cut_at_the_word_that_was_playing(share: float, heard:
     assert heard_part(TEXT, share) == heard
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.floats(0, 1), st.floats(0, 1))
 def test_more_of_the_sound_is_never_less_of_the_text(text: str, one: float, other: float) -> None:
     less, more = sorted((one, other))

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.metrics import Oddity
@@ -188,6 +188,7 @@ def test_together_with_stream_and_clock_every_oddity_can_be_named() -> None:
     assert named == set(Oddity) - OF_THE_STREAM - OF_THE_CLOCK
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_no_bytes_raise(messages: list[bytes]) -> None:
     codec = started()
@@ -197,9 +198,7 @@ def test_no_bytes_raise(messages: list[bytes]) -> None:
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10)
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
-)
+values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.text(max_size=6), scalars, max_size=3)
 messages = st.fixed_dictionaries(
     {"event": st.sampled_from(["connected", "start", "media", "dtmf", "mark", "stop", "clear"]) | values},
     optional={
@@ -214,6 +213,7 @@ messages = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.booleans(), st.lists(messages, max_size=4))
 def test_no_json_that_resembles_theirs_raises(begun: bool, sent: list[dict[str, Any]]) -> None:  # noqa: FBT001 - hypothesis gives it by name
     codec = started() if begun else Codec()
@@ -224,6 +224,7 @@ def test_no_json_that_resembles_theirs_raises(begun: bool, sent: list[dict[str, 
             assert event.ulaw
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=2000))
 def test_what_we_write_is_what_they_read(ulaw: bytes) -> None:
     sent = f"{media_prefix('MZ01')}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"
@@ -232,6 +233,7 @@ def test_what_we_write_is_what_they_read(ulaw: bytes) -> None:
     }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.text(st.characters(codec="utf-8"), max_size=30))
 def test_orders_are_json_whatever_the_names(stream_sid: str, name: str) -> None:
     assert json.loads(mark_message(stream_sid, name)) == {

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from shared.agents import Agent
+from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
+from worker.call.serving import ECHO_WAIT_S, FAREWELL_WAIT_S
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Outcome, Tool, ToolCall, by_name
 
@@ -99,8 +101,6 @@ def test_every_built_in_tool_is_listed_under_its_name_and_described() -> None:
 
 
 def test_the_time_for_a_goodbye_is_longer_than_a_goodbye_may_take() -> None:
-    from worker.call.serving import ECHO_WAIT_S, FAREWELL_WAIT_S
-
     assert BUILT_IN["end_call"].timeout_s > FAREWELL_WAIT_S + ECHO_WAIT_S
 
 

@@ -13,6 +13,7 @@ from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
     InterruptionFrame,
+    StartFrame,
     TTSAudioRawFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
@@ -275,12 +276,26 @@ async def test_speech_that_goes_out_directly_is_announced() -> None:
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
+class Ear(Input):
+    """An input that tells when it runs, which is a little after the pipeline has started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = asyncio.Event()
+
+    async def start(self, frame: StartFrame) -> None:
+        """Start and tell."""
+        await super().start(frame)
+        self.running.set()
+
+
 async def test_the_callers_audio_arrives_as_pcm_in_order_in_pieces_of_40_ms_or_more() -> None:
-    ear = Input()
+    ear = Ear()
     sent = [
         bytes([value]) * length for value, length in ((0xFF, 160), (0x7F, 1), (0x00, 1600), (0x80, 161), (0x10, 159))
     ]
-    async with piped(ear) as rig:
+    async with piped(ear) as rig, asyncio.timeout(DEADLINE_S):
+        await ear.running.wait()
         for piece in sent:
             ear.hear(piece)
         heard = [of_kind(await rig.until(InputAudioRawFrame), InputAudioRawFrame)[0] for _ in range(2)]
