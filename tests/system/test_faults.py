@@ -9,7 +9,7 @@ import pytest
 
 from tests.stack import Plan, Stack
 from tests.standins.carrier_settings import CallFaults
-from tests.system.talk import ask, greeted
+from tests.system.talk import ask, greeted, recording
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,6 +72,22 @@ async def test_a_call_that_goes_wrong_ends_with_its_reason(
     stack: Stack, carrier: Carrier, faults: CallFaults, reason: str
 ) -> None:
     await ended_for(stack, reason, carrier, faults)
+
+
+async def test_a_caller_who_hangs_up_in_the_middle_of_a_reply_releases_everything(
+    stack: Stack, carrier: Carrier
+) -> None:
+    """The carrier fixture waits afterwards until no call, no worker in a call and no reservation is left."""
+    before = stack.metric("offhook_calls_total", end_reason="caller_hangup")
+    call = await carrier.dial()
+    await greeted(call)
+    await call.say(recording("book"))
+    await call.hears(lambda heard: "said:" in heard.text())
+    await call.hangup()
+    await call.ended()
+    await stack.until(
+        lambda: stack.metric("offhook_calls_total", end_reason="caller_hangup") == before + 1, "the call is counted"
+    )
 
 
 @pytest.mark.parametrize(
