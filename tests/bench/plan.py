@@ -39,6 +39,7 @@ class Results:
     bursts_paused: list[Measured] = field(default_factory=list)
     bursts_at_once: list[Measured] = field(default_factory=list)
     knowing: list[tuple[Heard, bool]] = field(default_factory=list)  # and whether its first answer knew the caller
+    asked_knowing: int = 0  # calls whose first completion was asked for with the caller's record in the instruction
     build_s: list[float] = field(default_factory=list)  # fork to READY, in the worker, while the pool filled up
     build_edges: list[float] = field(default_factory=list)  # the same seen by the pool, as bucket edges
     refill_edges: list[float] = field(default_factory=list)  # the same for replacements, with calls up
@@ -93,7 +94,14 @@ async def _knowing(stack: Stack, extent: Extent, results: Results, say: Callable
     codes = {f"+55119{10000000 + number}": f"code{number:03d}x" for number in range(extent.at_once)}
     customers = [{"phone": phone, "name": "Ana", "facts": {"reference_code": code}} for phone, code in codes.items()]
     await stack.supabase.control(customers=customers, latency_ms=LOOKUP_MS)
+    await stack.openai.control(reset=True)
     heard = await calls.replies_at_once(stack, list(codes), "my-code")
+    log = (await stack.openai.state())["log"]
+    asked = [one["messages"][0]["content"] for one in log if one["kind"] == "completion"]
+    # a call's later completions have the record as well, so any without a code was somebody's first
+    results.asked_knowing = sum(any(code in system for system in asked) for code in codes.values()) - sum(
+        all(code not in system for code in codes.values()) for system in asked
+    )
     results.knowing = [(one, code in one.text) for one, code in zip(heard, codes.values(), strict=True)]
     await stack.supabase.control(customers=[], latency_ms=0)
 

@@ -58,7 +58,7 @@ def _crowd(results: Results, group: str) -> list[Figure]:
     knowing = [one.measured for one, _ in results.knowing]
     knew = sum(knew for _, knew in results.knowing)
     silent = sum(one.reply_s is None for one, _ in results.knowing)
-    share = (knew / len(results.knowing),) if results.knowing else ()
+    share = (results.asked_knowing / len(results.knowing),) if results.knowing else ()
     return [
         _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
         Figure(group, "webhook in the router (upper edges of its histogram)", tuple(results.router_webhook_edges)),
@@ -69,11 +69,11 @@ def _crowd(results: Results, group: str) -> list[Figure]:
         _gaps(group, results.bursts_paused),
         Figure(
             group,
-            "first answer knows its caller (500 ms lookup)",
+            "first answer asked for with its caller's record (500 ms lookup)",
             share,
             (Target(P50, 1.0, least=True),),
             unit="%",
-            note=f"{knew} of {len(results.knowing)} calls; {silent} heard no answer at all",
+            note=f"{results.asked_knowing} of {len(results.knowing)} calls; {knew} heard it without a gap, {silent} nothing",
         ),
         _of(group, "reservation → customer in context (500 ms lookup)", knowing, _timing("context_injection_s")),
         _plain(group, "reply heard, all asking within 3.5 s", [one.reply_s for one, _ in results.knowing]),

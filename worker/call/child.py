@@ -45,6 +45,7 @@ from shared.workers import Resource, WorkerId
 from worker.call.customer import render
 from worker.call.greeting import Recording, record
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
+from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.serving import Serving
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
@@ -79,7 +80,10 @@ def load(settings: Settings) -> Loaded:
     Raises:
         ClipError: a clip is missing or unusable.
     """
-    return Loaded(settings, load_models(), load_recordings(settings), BUILT_IN)
+    recordings = load_recordings(settings)
+    loaded = Loaded(settings, load_models(), recordings, BUILT_IN)
+    rehearse_words(recordings.values())
+    return loaded
 
 
 def load_recordings(settings: Settings) -> dict[str, Recording]:
@@ -147,6 +151,7 @@ class _Child:
             self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell)
             await self._pipeline.start()
+            await rehearse_stream(loaded.recordings.get(loaded.settings.greeting_audio_clip))
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
             resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
             self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))

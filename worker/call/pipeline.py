@@ -49,6 +49,9 @@ from worker.tools.registry import Session, Tool, ToolCall
 log = get(__name__)
 
 START_TIMEOUT_S: Final = 20.0
+SETUP_S: Final = 0.02
+"""How long the processors take to be set up; the voice's connection is still on its way then, and the models are ours."""
+
 MIN_VOLUME: Final = 0.3
 """Pipecat's 0.6 is for microphones; telephone speech at -20 dBFS stays below it."""
 
@@ -167,6 +170,8 @@ class AgentPipeline:
         """
         await self._runner.add_workers(self._worker)
         self._running = asyncio.create_task(self._runner.run())
+        await asyncio.sleep(SETUP_S)
+        await self._infer()  # while the voice is connecting
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._started.wait()
@@ -174,7 +179,6 @@ class AgentPipeline:
             raise WarmupFailed("pipeline", f"not started within {START_TIMEOUT_S:.0f} s") from None
         if not self.tts.warm():
             raise WarmupFailed(Resource.TTS, self.tts.last_error or "the voice provider is not connected")
-        await self._infer()
         self._listed = list(self._tools)
 
     def warm(self) -> dict[Resource, bool]:
