@@ -56,7 +56,7 @@ BEAT_S: Final = 0.5
 RECORD_CHARS: Final = 8_000
 """How much of a customer record goes into the prompt: about 2,000 tokens."""
 
-MIND_DELAY_S: Final = 0.25
+MIND_DELAY_S: Final = 0.6
 """How long the model's connection waits behind the ear's for the call to start: it takes 5 ms of CPU, and of calls that come
 together every greeting goes first. Nobody asks the model anything for another second."""
 
