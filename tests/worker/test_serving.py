@@ -327,13 +327,31 @@ async def test_without_a_clip_the_voice_greets_and_that_is_no_reply_yet() -> Non
 
 
 async def test_with_no_greeting_at_all_the_first_answer_is_a_reply_and_the_first_media() -> None:
-    async with call(greeting_audio_enabled=False) as made:
+    async with call(recordings={}) as made:
         await made.start()
         await made.until_told(StreamStarted)
         made.serving.replied(time.monotonic())
         assert len(made.all(FirstMedia)) == 1
         await made.send("stop")
         assert await made.ended() is EndReason.CALLER_HANGUP
+
+
+async def test_with_recordings_switched_off_the_voice_says_what_the_clip_says() -> None:
+    async with call(greeting_audio_enabled=False) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        assert made.pipeline.spoken == [HELLO]
+
+
+async def test_a_recording_without_words_has_those_of_the_agent() -> None:
+    """An existing `greetings.raw` has no row in the manifest; the model must still know what was said."""
+    agent = Agent(greeting="Good morning, this is the clinic.")
+    clips = {"greetings.raw": recording("greetings", 0.4, text="", language="")}
+    async with call(agent=agent, recordings=clips, greeting_audio_clip="greetings.raw") as made:
+        await made.start()
+        await made.receive("mark")
+        assert made.pipeline.context == ["Good morning, this is the clinic."]
+        assert made.pipeline.spoken == []
 
 
 async def test_sound_is_heard_from_start_on_and_not_before() -> None:

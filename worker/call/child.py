@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from shared import logs
-from shared.agents import Agent
+from shared.agents import Agent, load_agents
 from shared.calls import EndReason, IncomingCall
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
@@ -87,15 +87,18 @@ def load(settings: Settings) -> Loaded:
 
 
 def load_recordings(settings: Settings) -> dict[str, Recording]:
-    """Read every clip of the manifest, and the greeting when it is a file of its own (`greetings.raw`).
+    """Read every clip of the manifest, and the greetings that are files of their own (`greetings.raw`).
 
     Raises:
         ClipError: one line per problem.
+        SettingsError: the agents file cannot be read.
     """
     recordings = {name: record(clip) for name, clip in load_manifest(settings.assets_dir).items()}
-    greeting = settings.greeting_audio_clip
-    if settings.greeting_audio_enabled and greeting not in recordings:
-        recordings[greeting] = record(load_clip(settings.assets_dir / greeting))
+    agents = load_agents(settings.agents_file)
+    wanted = {agent.greeting_clip for agent in (agents.default, *agents.by_number.values()) if agent.greeting_clip}
+    if settings.greeting_audio_enabled:
+        for name in {settings.greeting_audio_clip, *wanted} - recordings.keys():
+            recordings[name] = record(load_clip(settings.assets_dir / name))
     return recordings
 
 

@@ -90,6 +90,7 @@ class Serving:
         self._oddities: Counter[Oddity] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._greeting: Recording | None = None
+        self._greeting_words = ""
         self._greeting_task: asyncio.Task[None] | None = None
         self._farewell_mark = ""
         self._farewell_heard = asyncio.Event()
@@ -128,13 +129,14 @@ class Serving:
         """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
         self._agent = agent
         self._greeting = self._choose_greeting(agent)
+        self._greeting_words = self._words_of(self._greeting, agent)
 
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
         if not self._opened:
             self._opened = True
             self._first_media(at)
-            if self._agent.greeting:
+            if self._greeting_words:
                 return  # that was the greeting, spoken by the voice
         self._replies += 1
 
@@ -262,19 +264,20 @@ class Serving:
     async def _greet(self, greeting: Recording | None, used: int) -> None:
         """Tell the pipeline about the greeting under way, and send what the burst left over."""
         if greeting is None:
-            if self._agent.greeting:
-                await self._pipeline.speak(self._agent.greeting)
+            if self._greeting_words:
+                await self._pipeline.speak(self._greeting_words)
             return
         output = self._pipeline.output
-        self._pipeline.add_spoken(greeting.text)
-        self._entry("agent", greeting.text)
+        if self._greeting_words:
+            self._pipeline.add_spoken(self._greeting_words)
+            self._entry("agent", self._greeting_words)
         await output.announce_direct_speech(speaking=True)
         prefix = media_prefix(self._codec.stream_sid)
         for piece in greeting.pieces[used:]:
             await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
             if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
                 output.playout.sent(piece.size, time.monotonic())
-        output.mark(greeting.text)
+        output.mark(self._greeting_words)
 
     def _choose_greeting(self, agent: Agent) -> Recording | None:
         if not self._settings.greeting_audio_enabled:
@@ -283,7 +286,15 @@ class Serving:
         if named is None or agent.greeting_clip:
             return named
         # the installation's clip greets only in its own language, and not an agent that has its own words
-        return named if _same_language(named, agent) and agent.greeting in {"", named.text} else None
+        own_words = bool(agent.greeting and named.text and agent.greeting != named.text)
+        return named if _same_language(named, agent) and not own_words else None
+
+    def _words_of(self, greeting: Recording | None, agent: Agent) -> str:
+        """Say what the greeting says: the recording's words, or the agent's for a recording without any, or for its voice."""
+        if greeting is not None:
+            return greeting.text or agent.greeting
+        named = self._recordings.get(self._settings.greeting_audio_clip)
+        return agent.greeting or (named.text if named is not None and _same_language(named, agent) else "")
 
     # --- in the middle ------------------------------------------------------------------------------------------------
 
@@ -313,7 +324,9 @@ class Serving:
             self._greeting_task.cancel()
         playout = self._pipeline.output.playout
         played = playout.sent_bytes - playout.lead(time.monotonic()) * RATE
-        self._pipeline.replace_spoken(greeting.text, heard_part(greeting.text, played / len(greeting.clip.audio)))
+        words = self._greeting_words
+        if words:
+            self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
         self._go(self._pipeline.output.announce_direct_speech(speaking=False))
 
     def _play_goodbye(self) -> None:
