@@ -88,7 +88,11 @@ def registry() -> CollectorRegistry:
 
 
 class PoolMetrics:
-    """What a pool exposes about its workers and calls."""
+    """What a pool exposes about its workers and calls.
+
+    Workers take the lowest free slot, so the series of a slot appear when it is first used; the first `slots` are there from
+    the beginning.
+    """
 
     def __init__(self, registry: CollectorRegistry, slots: int) -> None:
         def histogram(name: str, words: str, edges: tuple[float, ...], labels: Iterable[str] = ()) -> Histogram:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tests.stack import Plan, Stack
+from tests.stack import ROOT, Plan, Stack
 from tests.standins.carrier_settings import CarrierSettings
 from tests.system.talk import ask, greeted, recording
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.system
 
@@ -188,3 +185,26 @@ def test_the_carrier_follows_the_documented_defaults() -> None:
     """What these tests rely on: the stand-in is not more forgiving than the carrier it stands for."""
     assert CarrierSettings().connect_retries == 1
     assert not CarrierSettings().allow_ws
+
+
+async def test_an_agent_may_have_a_recording_of_its_own_outside_the_manifest(tmp_path: Path) -> None:
+    """What it says is the agent's `greeting`; another agent of the same installation is greeted by its voice."""
+    clip = ROOT / "tests" / "data" / "clips" / "greeting-pt.ulaw"
+    agents = tmp_path / "agents.toml"
+    agents.write_text(
+        f'[agents.recepcao]\nlanguage = "pt-BR"\ngreeting = "Olá, aqui é a recepção."\ngreeting_clip = "{clip}"\n'
+        'numbers = ["+551130000000"]\n[agents.default]\ngreeting = "Good morning, this is the clinic."\n'
+    )
+    async with Stack(Plan(env={"AGENTS_FILE": str(agents)})) as stack, stack.carrier() as carrier:
+        recorded = await carrier.dial(to="+551130000000")
+        await recorded.streaming()
+        await recorded.until(lambda: any(mark.echoed_at and not mark.cleared for mark in recorded.streams[0].marks))
+        await ask(recorded, "pt-hours", "São")
+        await recorded.hangup()
+        await recorded.ended()
+        messages = (await stack.openai.state())["log"][-1]["messages"]
+        assert messages[1] == {"role": "assistant", "content": "Olá, aqui é a recepção."}
+        spoken = await carrier.dial(to="+15550001111")
+        await spoken.hears(lambda heard: "Good morning, this is the clinic." in heard.text())
+        await spoken.hangup()
+        await spoken.ended()

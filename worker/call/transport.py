@@ -96,6 +96,7 @@ class Output(BaseOutputTransport):
         self._stream_sid = ""
         self._media_prefix = ""
         self._sentences = SpokenSentences()
+        self._context: str | None = None
         self._turn_open = False
         self._interrupted = asyncio.Event()
         self._oldest_id = 0
@@ -144,8 +145,11 @@ class Output(BaseOutputTransport):
         """See the borders of each audio context pass, behind its audio."""
         if direction is FrameDirection.DOWNSTREAM:
             if isinstance(frame, TTSStartedFrame):
+                self._context = frame.context_id
                 self._sentences.begin(frame.context_id or "")
-            elif isinstance(frame, TTSStoppedFrame):
+            elif isinstance(frame, TTSStoppedFrame) and frame.context_id == self._context:
+                # the end of an interrupted context may come behind the next one's beginning: it ends nothing
+                self._context = None
                 self._turn_open = False
                 self._said(self._sentences.rest())
                 self.on_quiet()
@@ -183,6 +187,7 @@ class Output(BaseOutputTransport):
             self.mark(sentence)
 
     def _interrupt(self) -> None:
+        self._context = None
         self._turn_open = False
         self._sentences.forget()
         self.on_interrupted()

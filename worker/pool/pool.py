@@ -79,7 +79,7 @@ class Pool:
         self._most = min(settings.max_workers, settings.tts_max_connections or math.inf)
         self._boot = secrets.token_hex(8)
         self._path = settings.handoff_dir / f"{given.pool}.sock"
-        self._metrics = PoolMetrics(given.registry, settings.max_workers)
+        self._metrics = PoolMetrics(given.registry, settings.pool_ready)
         self._roster = Roster(settings.max_workers, self._metrics)
         self._book = Book()
         self._troubles = Troubles()
