@@ -5,9 +5,11 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
+from shared.agents import Agent
 from shared.clips import Clip
 from worker.call.media import MEDIA_SUFFIX, media_prefix
 from worker.call.playout import RATE
+from worker.providers.languages import base_language
 
 FIRST_PIECE_BYTES: Final = 160
 """20 ms: the first message is small, so that it leaves at once."""
@@ -67,3 +69,26 @@ def heard_part(text: str, share: float) -> str:
     words = text.split()
     heard = words[: int(len(words) * max(0.0, share))]
     return " ".join(heard) + "…" if heard else ""
+
+
+def choose(agent: Agent, own: Recording | None, usual: Recording | None) -> Recording | None:
+    """Choose the recording that greets: the agent's own, else the installation's usual one; None: its voice greets.
+
+    The usual one greets only in its own language, and not for an agent that has words of its own.
+    """
+    if agent.greeting_clip or usual is None:
+        return own
+    own_words = bool(agent.greeting and usual.text and agent.greeting != usual.text)
+    return usual if same_language(usual, agent) and not own_words else None
+
+
+def words_of(agent: Agent, greeting: Recording | None, usual: Recording | None) -> str:
+    """Say what the greeting says: the recording's words, or the agent's for a recording without any, or for its voice."""
+    if greeting is not None:
+        return greeting.text or agent.greeting
+    return agent.greeting or (usual.text if usual is not None and same_language(usual, agent) else "")
+
+
+def same_language(recording: Recording, agent: Agent) -> bool:
+    """Compare without regions; a recording that does not say its language fits any agent."""
+    return base_language(recording.clip.language) in {base_language(agent.language), ""}

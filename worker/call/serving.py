@@ -31,7 +31,7 @@ from shared.messages import (
 )
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
-from worker.call.greeting import BURST_S, Recording, burst, heard_part
+from worker.call.greeting import BURST_S, Recording, burst, choose, heard_part, same_language, words_of
 from worker.call.media import (
     MEDIA_SUFFIX,
     Audio,
@@ -46,7 +46,6 @@ from worker.call.media import (
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import RATE
 from worker.call.stream import Stream, open_stream
-from worker.providers.languages import base_language
 
 log = get(__name__)
 
@@ -128,8 +127,10 @@ class Serving:
     def use(self, agent: Agent) -> None:
         """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
         self._agent = agent
-        self._greeting = self._choose_greeting(agent)
-        self._greeting_words = self._words_of(self._greeting, agent)
+        usual = self._recordings.get(self._settings.greeting_audio_clip)
+        own = self._recordings.get(agent.greeting_clip)
+        self._greeting = choose(agent, own, usual) if self._settings.greeting_audio_enabled else None
+        self._greeting_words = words_of(agent, self._greeting, usual)
 
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
@@ -279,23 +280,6 @@ class Serving:
                 output.playout.sent(piece.size, time.monotonic())
         output.mark(self._greeting_words)
 
-    def _choose_greeting(self, agent: Agent) -> Recording | None:
-        if not self._settings.greeting_audio_enabled:
-            return None
-        named = self._recordings.get(agent.greeting_clip or self._settings.greeting_audio_clip)
-        if named is None or agent.greeting_clip:
-            return named
-        # the installation's clip greets only in its own language, and not an agent that has its own words
-        own_words = bool(agent.greeting and named.text and agent.greeting != named.text)
-        return named if _same_language(named, agent) and not own_words else None
-
-    def _words_of(self, greeting: Recording | None, agent: Agent) -> str:
-        """Say what the greeting says: the recording's words, or the agent's for a recording without any, or for its voice."""
-        if greeting is not None:
-            return greeting.text or agent.greeting
-        named = self._recordings.get(self._settings.greeting_audio_clip)
-        return agent.greeting or (named.text if named is not None and _same_language(named, agent) else "")
-
     # --- in the middle ------------------------------------------------------------------------------------------------
 
     def _echoed(self, name: str) -> None:
@@ -331,7 +315,7 @@ class Serving:
 
     def _play_goodbye(self) -> None:
         goodbye = self._recordings.get("goodbye")
-        if goodbye is None or self._stream is None or not _same_language(goodbye, self._agent):
+        if goodbye is None or self._stream is None or not same_language(goodbye, self._agent):
             return
         messages, _, audio = burst(goodbye, self._codec.stream_sid)
         if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
@@ -394,8 +378,3 @@ class Serving:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the call failed", exc_info=error)
-
-
-def _same_language(recording: Recording, agent: Agent) -> bool:
-    """Compare without regions; a recording that does not say its language fits any agent."""
-    return recording.clip.language.split("-")[0].lower() in {base_language(agent.language), ""}
