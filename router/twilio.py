@@ -3,7 +3,7 @@
 Every parameter received takes part in a signature, known or not; the URL is never rebuilt from the request, because what
 stands in front of the router may have changed its host and scheme.
 
-Source: Twilio docs, "Security: validating requests"; facts/twilio.md 6.
+Source: Twilio docs, "Security: validating requests".
 """
 
 import re

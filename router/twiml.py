@@ -1,6 +1,6 @@
 """The TwiML this project answers with. Pure: the same input always gives the same bytes.
 
-Source: Twilio docs, TwiML `<Connect>`, `<Stream>`, `<Play>`, `<Say>`, `<Hangup>`; facts/twilio.md 2 and 5.
+Source: Twilio docs, TwiML `<Connect>`, `<Stream>`, `<Play>`, `<Say>`, `<Hangup>`.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ HEADER: Final = ("", "n", "p50", "p99", "unit", "target", "")
 
 
 def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure]:
-    """Put every number of the issue beside its target, and what explains it below."""
+    """Put every number beside its target, and what explains it below."""
     return [
         *_one_after_another(results),
         *_crowd(results, f"{at_once} at once, {ready} ready workers"),

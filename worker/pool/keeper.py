@@ -104,7 +104,7 @@ class Keeper:
             self._linger(sock)
 
     def worker_lost(self, call: Call, reason: EndReason = EndReason.WORKER_LOST) -> None:
-        """Do what can be done for a call whose worker died: here a later issue resumes it on another worker.
+        """Do what can be done for a call whose worker died: a resume on another worker will begin here.
 
         For now it ends: the stream is closed with 1011, and the reason is stored, so that `/call-ended` reconnects it.
         """
