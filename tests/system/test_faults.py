@@ -115,6 +115,17 @@ async def test_an_odd_message_is_counted_and_the_call_goes_on(
     assert (await call.ended()).outcome == "completed"
 
 
+@pytest.mark.parametrize("code", [1000, 1011])
+async def test_a_voice_that_is_lost_in_a_call_speaks_again(stack: Stack, carrier: Carrier, code: int) -> None:
+    """The provider closes every socket: parked workers are replaced, the one in a call connects again."""
+    call = await carrier.dial()
+    await greeted(call)
+    await stack.cartesia.control(close_code=code, close_all="tts")
+    await ask(call, "yes", "said:")
+    await call.hangup()
+    assert (await call.ended()).outcome == "completed"
+
+
 async def test_a_stream_without_connected_and_one_in_split_segments_are_served(carrier: Carrier) -> None:
     for faults in (CallFaults(no_connected=True), CallFaults(split_frames=True)):
         call = await carrier.dial(faults=faults)

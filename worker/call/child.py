@@ -47,6 +47,7 @@ from worker.call.greeting import Recording, record
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.serving import Serving
+from worker.call.tasks import Tasks
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
 
@@ -126,14 +127,13 @@ class _Child:
         self._loaded = loaded
         self._worker = worker
         self._forked_at = time.monotonic()
-        self._call: IncomingCall | None = None
         self._prepared: asyncio.Task[None] | None = None
         self._reserved_at = 0.0
         self._answered = False
         self._bound = False
         self._timings: dict[str, float] = {}
         self._leave = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -178,8 +178,9 @@ class _Child:
                 self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
                 self._bound = True
+                self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
-                self._go(self._serve(message, socket.socket(fileno=fds[0])))
+                self._tasks.go(self._serve(message, socket.socket(fileno=fds[0])))
             case Customer():
                 self._customer(message)
             case EndStored():
@@ -198,12 +199,11 @@ class _Child:
     def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
         if self._prepared is not None:
             return
-        self._call = call
         self._reserved_at = reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
         self._serving.use(agent)
         self._pipeline.prepare(agent, self._serving)
-        self._prepared = self._go(self._open(agent))
+        self._prepared = self._tasks.go(self._open(agent))
 
     async def _open(self, agent: Agent) -> None:
         await self._pipeline.open_ear(agent)
@@ -268,9 +268,3 @@ class _Child:
             name = "_".join(filter(None, (message.timing, message.stage)))
             self._timings.setdefault(f"{name}_s", round(message.seconds, 4))
         self._channel.send(message)
-
-    def _go(self, coroutine: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

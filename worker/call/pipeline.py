@@ -200,6 +200,10 @@ class AgentPipeline:
         self.llm.become(agent)
         self.tts.become(agent)
 
+    def begin(self) -> None:
+        """Hold a caller from now on: a lost voice is connected again, instead of ending this worker."""
+        self.tts.serving = True
+
     async def open_ear(self, agent: Agent) -> None:
         """Connect the ear; until then the caller's audio is kept."""
         await self.stt.open(agent)

@@ -8,8 +8,8 @@ import asyncio
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from websockets.frames import CloseCode
 
@@ -46,6 +46,7 @@ from worker.call.media import (
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import RATE
 from worker.call.stream import Stream, open_stream
+from worker.call.tasks import Tasks
 
 log = get(__name__)
 
@@ -87,7 +88,7 @@ class Serving:
         self._bound: Bind | None = None
         self._agent = Agent()
         self._oddities: Counter[Oddity] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._greeting: Recording | None = None
         self._greeting_words = ""
         self._greeting_task: asyncio.Task[None] | None = None
@@ -122,7 +123,7 @@ class Serving:
         self._last_frame_at = time.monotonic()
         self._pipeline.output.on_interrupted = self._interrupted
         self._stream = await open_stream(sock, self)
-        self._go(self._watch())
+        self._tasks.go(self._watch())
 
     def use(self, agent: Agent) -> None:
         """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
@@ -146,7 +147,7 @@ class Serving:
         if not self._ending:
             self._ending = True
             self.reason = reason
-            self._go(self._finish(reason))
+            self._tasks.go(self._finish(reason))
 
     def flush_oddities(self) -> None:
         """Report what was odd on the stream since the last time; called with each beat, so that no storm is possible."""
@@ -238,7 +239,7 @@ class Serving:
             self._stream.send(*messages[1:])
             output.playout.sent(audio, first_media_at)
         self._started_at = at
-        self._greeting_task = self._go(self._settle(event.stream_sid, first_media_at, remaining))
+        self._greeting_task = self._tasks.go(self._settle(event.stream_sid, first_media_at, remaining))
 
     async def _settle(self, stream_sid: str, first_media_at: float, used: int) -> None:
         """Do what follows the greeting, a moment later: of calls that come together, every greeting goes first."""
@@ -296,7 +297,7 @@ class Serving:
             self._farewell_heard.set()
         if self._greeting is not None:
             self._greeting = None
-            self._go(output.announce_direct_speech(speaking=False))
+            self._tasks.go(output.announce_direct_speech(speaking=False))
 
     def _interrupted(self) -> None:
         """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
@@ -311,7 +312,7 @@ class Serving:
         words = self._greeting_words
         if words:
             self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
-        self._go(self._pipeline.output.announce_direct_speech(speaking=False))
+        self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
     def _play_goodbye(self) -> None:
         goodbye = self._recordings.get("goodbye")
@@ -367,14 +368,3 @@ class Serving:
 
     def _observe(self, timing: Timing, seconds: float) -> None:
         self._tell(Observed(timing=timing, seconds=seconds))
-
-    def _go(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the call failed", exc_info=error)
