@@ -29,26 +29,22 @@ READ_TIMEOUT_S: Final = READ_BLOCK_MS / 1000 + 2.0
 
 def commands(url: str) -> Redis:
     """Make an asyncio client for short commands; it connects at the first one. The caller closes it (`aclose`)."""
-    client: Redis = Redis.from_url(
-        url,
-        protocol=2,
-        decode_responses=True,
-        socket_timeout=COMMAND_TIMEOUT_S,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 1),
-    )
-    return client
+    return _asyncio(url, COMMAND_TIMEOUT_S, retries=1)
 
 
 def reading(url: str) -> Redis:
     """Make an asyncio client for blocking reads of at most `READ_BLOCK_MS`. The caller closes it (`aclose`)."""
+    return _asyncio(url, READ_TIMEOUT_S, retries=0)
+
+
+def _asyncio(url: str, timeout_s: float, *, retries: int) -> Redis:
     client: Redis = Redis.from_url(
         url,
         protocol=2,
         decode_responses=True,
-        socket_timeout=READ_TIMEOUT_S,
+        socket_timeout=timeout_s,
         socket_connect_timeout=COMMAND_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
+        retry=Retry(NoBackoff(), retries),
     )
     return client
 
