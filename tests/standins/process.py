@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0  # a loaded machine needs seconds to import numpy; a healthy one 0.7 s
 HTTP_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
+TIMER_S = 0.01  # an event loop's timers count in milliseconds and may ring one early: for tests of least delays
 
 
 class StandinFailed(RuntimeError):

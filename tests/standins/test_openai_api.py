@@ -14,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI, AsyncStream, DefaultAsyncHttpxClient
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-from tests.standins.process import Standin, StandinFailed, started
+from tests.standins.process import TIMER_S, Standin, StandinFailed, started
 
 HEADERS = {"authorization": "Bearer made-up"}
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "good morning to you"}]
@@ -154,9 +154,9 @@ async def test_tokens_come_at_the_pace_that_was_set(client: AsyncOpenAI, api: St
     begun = time.monotonic()
     reading = await stream(client)
     await anext(aiter(reading))
-    assert time.monotonic() - begun >= 0.12
+    assert time.monotonic() - begun >= 0.12 - TIMER_S
     await chunks(client)
-    assert time.monotonic() - begun >= 0.12 + 0.12 + 6 * 0.02
+    assert time.monotonic() - begun >= 0.12 + 0.12 + 6 * 0.02 - 2 * TIMER_S
     await reading.close()
 
 
