@@ -110,6 +110,17 @@ async def test_stt_and_llm_are_warm_from_the_reservation_on(pool: PoolProcess, r
     assert await pool.metric("offhook_workers", state="reserved") == 1
 
 
+async def test_workers_promised_in_one_moment_are_all_prepared(pool: PoolProcess, router: Router) -> None:
+    promised = await asyncio.gather(*(router.reserved(new_sid()) for _ in range(2)))
+
+    async def ears() -> bool:
+        slots = [one.ticket.worker.split("-")[0] for one in promised]
+        warm = [await pool.metric("offhook_worker_warm", worker=slot, resource=Resource.STT) for slot in slots]
+        return warm == [1, 1]
+
+    assert await eventually_asked(ears)
+
+
 async def test_no_worker_is_an_answer_and_a_cold_start(tmp_path: Path) -> None:
     async with running_pool(tmp_path, ready=1, settings={"POOL_MAX": "1"}) as pool:
         router = await pool.router()
