@@ -20,10 +20,12 @@ class Work:
         self._changed = asyncio.Event()
 
     def __call__(self, item: str) -> None:
+        """Do an item."""
         self.done.append(item)
         self._changed.set()
 
     async def all_of(self, count: int) -> list[str]:
+        """Wait for so many."""
         async with asyncio.timeout(10):
             while len(self.done) < count:
                 self._changed.clear()
