@@ -14,7 +14,7 @@ from shared.prefetch import Result
 from shared.readiness import Readiness
 from shared.records import Records
 from tests.pool_process import eventually_asked, new_sid, running_pool
-from tests.worker.test_pool import closed, said
+from tests.worker.test_pool import closed, said, unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +121,3 @@ async def test_an_outage_changes_nothing_for_callers_and_everything_catches_up(
             await publish(redis, sid)
             assert await eventually_asked(lambda: found(stream))
             await redis.aclose()
-
-
-async def unavailable(stream: ClientConnection) -> bool:
-    return await said(stream, "customer") == "unavailable"
