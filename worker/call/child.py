@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from shared import logs
 from shared.agents import Agent, load_agents
-from shared.calls import EndReason
+from shared.calls import EndReason, IncomingCall
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
 from shared.errors import WarmupFailed
@@ -60,10 +60,6 @@ RECORD_CHARS: Final = 8_000
 MIND_DELAY_S: Final = 0.6
 """How long the model's connection waits behind the ear's for the call to start: it takes 5 ms of CPU, and of calls that come
 together every greeting goes first. Nobody asks the model anything for another second."""
-
-EAR_DELAY_S: Final = 0.06
-"""How long the ear of a worker that was not prepared before its call waits to connect: it takes 3 ms of CPU, and of calls
-that come together every greeting goes first. What is said meanwhile is kept."""
 
 STOP_WAIT_S: Final = 1.0
 """How long the providers' goodbyes may take before the process ends anyway."""
@@ -131,8 +127,7 @@ class _Child:
         self._loaded = loaded
         self._worker = worker
         self._forked_at = time.monotonic()
-        self._agent: Agent | None = None
-        self._early_customer: Customer | None = None
+        self._prepared: asyncio.Task[None] | None = None
         self._reserved_at = 0.0
         self._answered = False
         self._bound = False
@@ -180,11 +175,11 @@ class _Child:
     def _received(self, message: Any, fds: list[int]) -> None:
         match message:
             case Prepare():
-                self._prepare(message)
+                self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
                 self._bound = True
                 self._pipeline.begin()
-                self._prepare(message)
+                self._prepare(message.call, message.agent, message.reserved_at)
                 self._tasks.go(self._serve(message, socket.socket(fileno=fds[0])))
             case Customer():
                 self._customer(message)
@@ -201,22 +196,16 @@ class _Child:
         if not self._bound:
             self._leave.set()
 
-    def _prepare(self, order: Prepare | Bind) -> None:
-        """Get ready for a call, once; what came before it is given to the agent as soon as there is one."""
-        if self._agent is not None:
+    def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
+        if self._prepared is not None:
             return
-        self._agent, self._reserved_at = order.agent, order.reserved_at
-        logs.bind(call_sid=order.call.call_sid, trace_id=order.call.trace_id)
-        self._serving.use(order.agent)
-        self._pipeline.prepare(order.agent, self._serving)
-        greeting_first = isinstance(order, Bind) and self._serving.has_clip
-        self._tasks.go(self._open(order.agent, EAR_DELAY_S if greeting_first else 0.0))
-        if self._early_customer is not None:
-            self._customer(self._early_customer)
+        self._reserved_at = reserved_at
+        logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
+        self._serving.use(agent)
+        self._pipeline.prepare(agent, self._serving)
+        self._prepared = self._tasks.go(self._open(agent))
 
-    async def _open(self, agent: Agent, after_s: float) -> None:
-        if after_s:
-            await asyncio.sleep(after_s)
+    async def _open(self, agent: Agent) -> None:
         await self._pipeline.open_ear(agent)
         ready_at = time.monotonic()
         self._beat_now()
@@ -235,9 +224,6 @@ class _Child:
         self._leave.set()
 
     def _customer(self, message: Customer) -> None:
-        if self._agent is None:  # a lookup can be faster than the order to prepare, which sets the instruction anew
-            self._early_customer = message
-            return
         try:
             if message.outcome == "found" and message.record is not None:
                 self._pipeline.add_customer(render(message.record, limit_chars=RECORD_CHARS))

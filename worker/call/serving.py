@@ -133,11 +133,6 @@ class Serving:
         self._greeting = choose(agent, own, usual) if self._settings.greeting_audio_enabled else None
         self._greeting_words = words_of(agent, self._greeting, usual)
 
-    @property
-    def has_clip(self) -> bool:
-        """Say whether the greeting of the coming call is a recording; otherwise the voice speaks it."""
-        return self._greeting is not None
-
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
         if not self._opened:

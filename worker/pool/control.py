@@ -35,7 +35,6 @@ from worker.pool.house import House
 from worker.pool.keeper import adopt, refusal, shake
 from worker.pool.plan import REFILL_DELAY_S
 from worker.pool.roster import Worker
-from worker.pool.rush import Rush
 
 MANY_COLD: Final = 1_000
 """How many calls that found no worker are remembered, so that one that asks again is counted once."""
@@ -51,7 +50,6 @@ class Control:
     def __init__(self, house: House) -> None:
         self._house = house
         self._cold: dict[tuple[CallSid, int], None] = {}
-        self._rush = Rush(self._prepare)
         self.draining = False
 
     def receive(self, message: Any, fds: list[int], answer: Callable[[Message], bool]) -> None:
@@ -97,7 +95,6 @@ class Control:
         house.book.add(call)
         house.book.step(call, CallEvent.RESERVE)
         self._promise(call, worker, now)
-        self._rush.add(call)
         house.customers.expect(call)
         _log.info("reserved", call_sid=call.sid, trace_id=ask.call.trace_id, worker=worker.id, agent=call.agent.name)
         return Reserved(request=ask.request, ticket=ticket, agent=call.agent)
@@ -108,7 +105,6 @@ class Control:
         worker = self._house.roster.choose(time.monotonic())
         if worker is not None:
             self._promise(call, worker, time.monotonic())
-            self._prepare(call)
             self._house.customers.repeat(call)
         else:
             asyncio.get_running_loop().call_at(call.deadline, self._expire, call)
@@ -122,13 +118,8 @@ class Control:
         call.worker, worker.call = worker.id, call
         self._house.roster.step(worker, WorkerEvent.RESERVE, now)
         worker.refill_at = now + REFILL_DELAY_S
+        worker.tell(Prepare(call=call.incoming, agent=call.agent, reserved_at=call.reserved_at))
         self._house.changed()
-
-    def _prepare(self, call: Call) -> None:
-        """Let a promised worker open its ear, unless the call was given to it meanwhile."""
-        worker = self._house.roster.get(call.worker)
-        if worker is not None and worker.call is call and worker.state is WorkerState.RESERVED:
-            worker.tell(Prepare(call=call.incoming, agent=call.agent, reserved_at=call.reserved_at))
 
     def _count_cold(self, key: tuple[CallSid, int]) -> None:
         if key in self._cold:
@@ -146,7 +137,6 @@ class Control:
             close_all(fds)
             _log.error("hand-off without its socket", call_sid=message.ticket.call_sid, descriptors=len(fds))
             return
-        self._rush.more()
         house, sock = self._house, adopt(fds[0])
         call = self._admit(message.ticket)
         if isinstance(call, UpgradeRefusal):
