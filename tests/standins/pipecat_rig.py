@@ -7,6 +7,7 @@ import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from pipecat.frames.frames import InputAudioRawFrame
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 
     from pipecat.frames.frames import Frame
 
-__all__ = ["CartesiaTTSService", "Rig", "of_kind", "piped"]
+__all__ = ["CartesiaTTSService", "Rig", "frames_of", "of_kind", "piped"]
 
 RATE_HZ = 8000
+FRAME_BYTES = 320  # 20 ms of PCM
 DEADLINE_S = 30.0
 
 FrameT = TypeVar("FrameT", bound="Frame")
@@ -68,6 +70,11 @@ class Rig:
 def of_kind(frames: list[Frame], kind: type[FrameT]) -> list[FrameT]:
     """Pick the frames of one kind."""
     return [frame for frame in frames if isinstance(frame, kind)]
+
+
+def frames_of(pcm: bytes) -> list[InputAudioRawFrame]:
+    """Cut PCM into the 20 ms frames of a phone call."""
+    return [InputAudioRawFrame(pcm[at : at + FRAME_BYTES], RATE_HZ, 1) for at in range(0, len(pcm), FRAME_BYTES)]
 
 
 @asynccontextmanager

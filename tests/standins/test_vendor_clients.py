@@ -15,7 +15,6 @@ import pytest
 from cartesia import AsyncCartesia
 from pipecat.frames.frames import (
     ErrorFrame,
-    InputAudioRawFrame,
     InterimTranscriptionFrame,
     InterruptionFrame,
     LLMContextFrame,
@@ -35,7 +34,7 @@ from pipecat.services.llm_service import FunctionCallParams
 from pipecat.services.openai.llm import OpenAILLMService
 
 from tests.standins import modem
-from tests.standins.pipecat_rig import CartesiaTTSService, of_kind, piped
+from tests.standins.pipecat_rig import CartesiaTTSService, frames_of, of_kind, piped
 from tests.standins.process import Standin, started
 
 LEXICON = Path(__file__).resolve().parents[1] / "data" / "speech"
@@ -80,11 +79,6 @@ def words(pcm: bytes) -> str:
 
 def recording(name: str) -> bytes:
     return audioop.ulaw2lin((LEXICON / f"{name}.ulaw").read_bytes(), 2)
-
-
-def frames_of(pcm: bytes) -> list[InputAudioRawFrame]:
-    """Cut PCM into the 20 ms frames of a phone call."""
-    return [InputAudioRawFrame(pcm[at : at + 320], 8000, 1) for at in range(0, len(pcm), 320)]
 
 
 # Cartesia's SDK

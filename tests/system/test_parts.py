@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.pool_process import descriptors
 from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted, recording
 
@@ -208,10 +209,6 @@ def test_a_corrupt_clip_stops_the_pool_before_it_listens(stack: Stack, tmp_path:
     part.start()
     assert part.wait() == 2, part.log
     assert "greeting" in part.log
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def test_many_calls_leave_no_descriptor_behind() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,8 @@ from websockets.protocol import State
 from shared.agents import Agent
 from shared.clips import load_clip
 from shared.settings import Settings
-from tests.standins.pipecat_rig import Rig, of_kind, piped
+from tests.pool_process import eventually
+from tests.standins.pipecat_rig import Rig, frames_of, of_kind, piped
 from tests.standins.process import ROOT, Standin, running
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
 from worker.providers.cartesia_tts import ParkedCartesiaTTS
@@ -40,7 +41,6 @@ with warnings.catch_warnings():
 
 DEADLINE_S = 30
 SPEECH = ROOT / "tests" / "data" / "speech"
-FRAME_BYTES = 320  # 20 ms of PCM
 
 
 def settings(**changes: Any) -> Settings:
@@ -59,13 +59,6 @@ def cartesia_settings(port: int) -> Settings:
         cartesia_stt_model="ink-whisper",
         cartesia_stt_language="",
     )
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for a state that nothing announces."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not holds():  # noqa: ASYNC110 - they are states of Pipecat, of which nothing tells
-            await asyncio.sleep(0.005)
 
 
 async def counters(standin: Standin) -> dict[str, int]:
@@ -129,7 +122,7 @@ async def test_a_parked_voice_that_is_closed_is_lost_once_and_does_not_come_back
         voice = Voice(standin.port)
         async with piped(voice.tts):
             await standin.control(close_all="tts")
-            await until(lambda: bool(voice.lost))
+            await eventually(lambda: bool(voice.lost))
             assert not voice.tts.warm()
             await until_quiet(standin)
             assert (await counters(standin))["tts_opened"] == 1
@@ -141,7 +134,7 @@ async def test_a_parked_voice_notices_the_death_of_its_provider() -> None:
         voice = Voice(standin.port)
         async with piped(voice.tts):
             standin.process.kill()
-            await until(lambda: bool(voice.lost))
+            await eventually(lambda: bool(voice.lost))
             assert not voice.tts.warm()
             assert len(voice.lost) == 1
 
@@ -153,7 +146,7 @@ async def test_in_a_call_the_voice_reconnects() -> None:
             voice.tts.serving = True
             former = voice.tts._websocket
             await standin.control(close_all="tts")
-            await until(lambda: voice.tts._websocket is not former and voice.tts.warm())
+            await eventually(lambda: voice.tts._websocket is not former and voice.tts.warm())
             assert len(await voice.says(rig, "Still here.")) > 0
         assert voice.lost == []
 
@@ -186,7 +179,7 @@ async def test_a_sentence_said_while_the_voice_reconnects_is_heard(
                 former.transport.pause_reading()  # keeps the end of the connection from being seen
                 await standin.control(connect_ms=300)
                 closing = asyncio.create_task(former.close())
-                await until(lambda: former.state is State.CLOSING)
+                await eventually(lambda: former.state is State.CLOSING)
                 asked = noted(voice.tts, monkeypatch)
                 sound = asyncio.create_task(voice.says(rig, "Do you hear me?"))
                 await asked.wait()
@@ -231,11 +224,7 @@ async def until_quiet(standin: Standin) -> None:
 
 def recording(name: str) -> list[InputAudioRawFrame]:
     """Give a recording as 20 ms frames, with silence around it."""
-    pcm = bytes(3200) + audioop.ulaw2lin(load_clip(SPEECH / f"{name}.ulaw").audio, 2) + bytes(3200)
-    return [
-        InputAudioRawFrame(audio=pcm[start : start + FRAME_BYTES], sample_rate=8000, num_channels=1)
-        for start in range(0, len(pcm), FRAME_BYTES)
-    ]
+    return frames_of(bytes(3200) + audioop.ulaw2lin(load_clip(SPEECH / f"{name}.ulaw").audio, 2) + bytes(3200))
 
 
 async def transcript(rig: Rig) -> str:
@@ -268,35 +257,38 @@ async def test_the_language_of_the_settings_goes_before_the_agents() -> None:
             assert opened["query"]["language"] == "es"
 
 
-async def test_speech_during_the_connecting_arrives_whole_and_in_order() -> None:
+@asynccontextmanager
+async def connecting_ear() -> AsyncIterator[tuple[ParkedCartesiaSTT, Rig, asyncio.Task[None]]]:
+    """Give an ear that is still connecting, where it hears from, and the task that connects it."""
     async with cartesia(lexicon=SPEECH, connect_ms=300) as standin:
         stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
         async with piped(stt) as rig:
             opening = asyncio.create_task(stt.open(Agent()))
-            await until(lambda: stt._reconnecting)
-            frames = recording("what-time")
-            await rig.send(*frames[: len(frames) // 2])
-            await until(lambda: len(stt._reconnect_audio_buffer) > 0)
-            await opening
-            await rig.send(*frames[len(frames) // 2 :])
-            await until(lambda: rig_is_idle(stt))
-            await rig.send(VADUserStoppedSpeakingFrame())
-            assert await transcript(rig) == "What time is it please?"
+            await eventually(lambda: stt._reconnecting)
+            yield stt, rig, opening
+
+
+async def test_speech_during_the_connecting_arrives_whole_and_in_order() -> None:
+    async with connecting_ear() as (stt, rig, opening):
+        frames = recording("what-time")
+        await rig.send(*frames[: len(frames) // 2])
+        await eventually(lambda: len(stt._reconnect_audio_buffer) > 0)
+        await opening
+        await rig.send(*frames[len(frames) // 2 :])
+        await eventually(lambda: rig_is_idle(stt))
+        await rig.send(VADUserStoppedSpeakingFrame())
+        assert await transcript(rig) == "What time is it please?"
 
 
 async def test_someone_who_spoke_and_fell_silent_during_the_connecting_is_understood() -> None:
-    async with cartesia(lexicon=SPEECH, connect_ms=300) as standin:
-        stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
-        async with piped(stt) as rig:
-            opening = asyncio.create_task(stt.open(Agent()))
-            await until(lambda: stt._reconnecting)
-            frames = recording("yes")
-            await rig.send(*frames)
-            await until(lambda: len(stt._reconnect_audio_buffer) == len(frames))
-            await rig.send(VADUserStoppedSpeakingFrame())
-            await rig.until(VADUserStoppedSpeakingFrame)
-            await opening
-            assert await transcript(rig)
+    async with connecting_ear() as (stt, rig, opening):
+        frames = recording("yes")
+        await rig.send(*frames)
+        await eventually(lambda: len(stt._reconnect_audio_buffer) == len(frames))
+        await rig.send(VADUserStoppedSpeakingFrame())
+        await rig.until(VADUserStoppedSpeakingFrame)
+        await opening
+        assert await transcript(rig)
 
 
 async def test_an_ear_that_cannot_connect_is_not_warm_and_costs_no_error() -> None:
