@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -349,6 +351,34 @@ async def test_a_model_that_is_not_there_is_not_warm_and_costs_no_error() -> Non
     async with model("http://127.0.0.1:1/v1") as llm:
         await llm.open()
         assert not llm.warm()
+
+
+def test_a_first_completion_imports_nothing() -> None:
+    """What a fork has not inherited its caller would wait for, at the first answer."""
+    program = """
+import asyncio, sys
+import worker.call.child
+from openai import APIConnectionError
+from shared.settings import Settings
+from worker.providers.openai_llm import WarmOpenAILLM
+
+async def main():
+    llm = WarmOpenAILLM(Settings(_env_file=None, openai_api_key="key", openai_base_url="http://127.0.0.1:1/v1"))
+    before = set(sys.modules)
+    await llm.open()
+    try:
+        await llm._client.with_options(max_retries=0).chat.completions.create(
+            model="any", messages=[{"role": "user", "content": "Hello"}], stream=True
+        )
+    except APIConnectionError:
+        print("asked", sorted(set(sys.modules) - before))
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.stdout == "asked []\n", done.stderr
 
 
 async def test_a_model_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
