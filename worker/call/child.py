@@ -74,6 +74,11 @@ class Loaded:
     recordings: Mapping[str, Recording]
     tools: Mapping[str, Tool]
 
+    @property
+    def usual_greeting(self) -> Recording | None:
+        """The installation's greeting; None where the voice greets."""
+        return self.recordings.get(self.settings.greeting_audio_clip)
+
 
 def load(settings: Settings) -> Loaded:
     """Load everything that no call changes. Called once in the zygote; starts no thread, opens no connection.
@@ -83,7 +88,7 @@ def load(settings: Settings) -> Loaded:
     """
     recordings = load_recordings(settings)
     loaded = Loaded(settings, load_models(), recordings, BUILT_IN)
-    rehearse_words(recordings.values())
+    rehearse_words(loaded.usual_greeting)
     return loaded
 
 
@@ -154,7 +159,7 @@ class _Child:
             self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell)
             await self._pipeline.start()
-            await rehearse_stream(loaded.recordings.get(loaded.settings.greeting_audio_clip))
+            await rehearse_stream(loaded.usual_greeting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
             resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
             self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))

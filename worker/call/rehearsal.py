@@ -7,7 +7,6 @@ A room of its own because nothing here may be mistaken for the path itself: it o
 
 import asyncio
 import socket
-from collections.abc import Iterable
 from typing import Final
 
 from websockets.protocol import CLIENT, SERVER, State
@@ -40,7 +39,7 @@ _LINES: Final = (
 )
 
 
-def rehearse_words(recordings: Iterable[Recording]) -> None:
+def rehearse_words(greeting: Recording | None) -> None:
     """Run what needs no event loop: codec, greeting, framing, messages. For the zygote; leaves nothing behind."""
     agent = Agent()
     orders = [
@@ -48,23 +47,23 @@ def rehearse_words(recordings: Iterable[Recording]) -> None:
         encode(Bind(call=_CALL, agent=agent, accepted_at=0.0, reserved_at=0.0)),
         encode(EndStored()),
     ]
-    for recording in recordings:
-        for _ in range(TIMES):
-            codec, ws = Codec(), WebSocket(SERVER, state=State.OPEN)
-            for line in _LINES:
-                codec.read(line)
-            for text in (*burst(recording, _SID)[0], mark_message(_SID, "0:1"), clear_message(_SID)):
-                ws.send_text(text.encode())
-            ws.data_to_send()
-            for order in orders:
-                TO_WORKER(order)
-            for report in (
-                Started(stream_sid=StreamSid(_SID)),
-                FirstMedia(at=0.0),
-                Observed(timing=Timing.GREETING_START, seconds=0.001),
-                Beat(warm=dict.fromkeys(Resource, True), lag_s=0.0),
-            ):
-                encode(report)
+    for _ in range(TIMES):
+        codec, ws = Codec(), WebSocket(SERVER, state=State.OPEN)
+        for line in _LINES:
+            codec.read(line)
+        media = [] if greeting is None else burst(greeting, _SID)[0]
+        for text in (*media, mark_message(_SID, "0:1"), clear_message(_SID)):
+            ws.send_text(text.encode())
+        ws.data_to_send()
+        for order in orders:
+            TO_WORKER(order)
+        for report in (
+            Started(stream_sid=StreamSid(_SID)),
+            FirstMedia(at=0.0),
+            Observed(timing=Timing.GREETING_START, seconds=0.001),
+            Beat(warm=dict.fromkeys(Resource, True), lag_s=0.0),
+        ):
+            encode(report)
 
 
 class _Listener:
@@ -84,7 +83,7 @@ class _Listener:
     def ended(self, code: int | None) -> None: ...
 
 
-async def rehearse_stream(recording: Recording | None) -> None:
+async def rehearse_stream(greeting: Recording | None) -> None:
     """Open a stream on a socket pair, read a call's first messages from it and write a greeting to it."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -96,7 +95,7 @@ async def rehearse_stream(recording: Recording | None) -> None:
         theirs.sendall(b"".join(peer.data_to_send()))
         async with asyncio.timeout(WAIT_S):
             await listener.heard.wait()
-        if recording is not None:
-            stream.send(*burst(recording, _SID)[0])
+        if greeting is not None:
+            stream.send(*burst(greeting, _SID)[0])
     async with asyncio.timeout(WAIT_S):
         await stream.done
