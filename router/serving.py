@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from router.handoff import MAX_HEAD_BYTES, MediaUpgrade
-from shared.errors import SettingsError
+from shared.errors import SettingsError, system_words
 
 HEAD_TIMEOUT_S: Final = 10.0
 """From the connection, or the last answer, to the end of the next head. uvicorn alone waits for ever for the first."""
@@ -78,8 +78,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Resolver errors come as negative numbers: create_server turns them into plain OSErrors.
         wrong_host = (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL
         name = "ROUTER_HOST" if wrong_host else "ROUTER_PORT"
-        words = (error.strerror or str(error)).partition(" (while")[0]  # Python repeats the address there
-        raise SettingsError(f"{name}: cannot listen on {host}:{port}: {words}") from error
+        raise SettingsError(f"{name}: cannot listen on {host}:{port}: {system_words(error)}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 

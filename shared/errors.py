@@ -12,7 +12,18 @@
 Each leaf has a `reason`, used as log field and as metric label. "No worker is free" is an outcome, not an error.
 """
 
+import os
 from typing import ClassVar
+
+
+def system_words(error: OSError) -> str:
+    """Say why the system refused, without the numbers and addresses Python puts around its words.
+
+    `socket.create_server` repeats the address behind them; the resolver has negative numbers, which mean nothing to strerror.
+    """
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return (error.strerror or str(error)).partition(" (while")[0]
 
 
 class OffhookError(Exception):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.errors import SettingsError
+from shared.errors import SettingsError, system_words
 from shared.messages import Readiness
 from worker.pool.troubles import Trouble
 
@@ -55,8 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=_family(host, port), backlog=BACKLOG)
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error  # getaddrinfo has its own numbers
-        msg = f"POOL_METRICS_PORT: {host}:{port}: {why}"
+        msg = f"POOL_METRICS_PORT: {host}:{port}: {system_words(error)}"
         raise SettingsError(msg) from None
 
 
