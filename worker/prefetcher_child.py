@@ -35,9 +35,8 @@ def run(role: str, conf: Settings) -> None:
         threads.start_worker(AFTERCALL_QUEUE, lambda: lambda: None)
         threads.start_scheduler(AFTERCALL_QUEUE)
     else:
-        from worker.prefetcher_lookups import (
-            Lookups,
-        )  # Supabase's client: 15 MB and 0.5 s the other child can do without
+        # Here, because Supabase's client takes 15 MB and 0.5 s that the other child can do without.
+        from worker.prefetcher_lookups import Lookups
 
         lookups = Lookups(conf, parent)
         for _ in range(conf.prefetch_workers):
