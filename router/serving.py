@@ -1,7 +1,6 @@
 """uvicorn as the router needs it: bounded heads, patience with a limit, media upgrades to our own protocol."""
 
 import asyncio
-import errno
 import socket
 from typing import Any, Final, cast
 
@@ -11,7 +10,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from router.handoff import MAX_HEAD_BYTES, MediaUpgrade
-from shared.errors import SettingsError, system_words
+from shared.errors import SettingsError, blames_host, system_words
 
 HEAD_TIMEOUT_S: Final = 10.0
 """From the connection, or the last answer, to the end of the next head. uvicorn alone waits for ever for the first."""
@@ -75,9 +74,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        # Resolver errors come as negative numbers: create_server turns them into plain OSErrors.
-        wrong_host = (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL
-        name = "ROUTER_HOST" if wrong_host else "ROUTER_PORT"
+        name = "ROUTER_HOST" if blames_host(error) else "ROUTER_PORT"
         raise SettingsError(f"{name}: cannot listen on {host}:{port}: {system_words(error)}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

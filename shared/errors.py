@@ -12,6 +12,7 @@
 Each leaf has a `reason`, used as log field and as metric label. "No worker is free" is an outcome, not an error.
 """
 
+import errno
 import os
 from typing import ClassVar
 
@@ -24,6 +25,11 @@ def system_words(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return (error.strerror or str(error)).partition(" (while")[0]
+
+
+def blames_host(error: OSError) -> bool:
+    """Say whether an address could not be had because of its host; otherwise it was the port."""
+    return (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL
 
 
 class OffhookError(Exception):

@@ -17,7 +17,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, start_http_server
 
 from shared import logs, redis_door, settings
-from shared.errors import SettingsError, system_words
+from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import PrefetchMetrics, registry
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
@@ -122,7 +122,9 @@ def expose(conf: Settings, made: CollectorRegistry) -> int:
     try:
         server, _ = start_http_server(conf.prefetch_metrics_port, conf.pool_metrics_host, made)
     except OSError as error:
-        raise SettingsError(f"PREFETCH_METRICS_PORT: {conf.prefetch_metrics_port}: {system_words(error)}") from error
+        host, port = conf.pool_metrics_host, conf.prefetch_metrics_port
+        name = "POOL_METRICS_HOST" if blames_host(error) else "PREFETCH_METRICS_PORT"
+        raise SettingsError(f"{name}: {host}:{port}: {system_words(error)}") from error
     return int(server.server_port)
 
 

@@ -61,6 +61,13 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert lines == [f"offhook: POOL_METRICS_PORT: 127.0.0.1:{port}: Address already in use"]
 
 
+@pytest.mark.parametrize("host", ["no such host", "192.0.2.1"])
+def test_a_host_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
+    (line,) = refused(tmp_path, POOL_METRICS_HOST=host)
+    assert line.startswith(f"offhook: POOL_METRICS_HOST: {host}:0: ")
+    assert "Errno" not in line
+
+
 async def test_a_second_pool_of_the_same_name_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
     async with running_pool(tmp_path) as pool:
         lines = refused(tmp_path, POOL_ID="p1")

@@ -337,6 +337,10 @@ def test_a_wrong_setting_and_a_taken_port_end_with_status_2(redis_url: str, tmp_
     with prefetchers(redis_url, tmp_path, None, SUPABASE_URL="https://x.example") as running:
         assert running.process.wait(DEADLINE_S) == 2
     assert running.noise == ["offhook: SUPABASE_SECRET_KEY: missing beside SUPABASE_URL\n"]
+    with prefetchers(redis_url, tmp_path, None, POOL_METRICS_HOST="no such host") as running:
+        assert running.process.wait(DEADLINE_S) == 2
+    (line,) = running.noise
+    assert line.startswith("offhook: POOL_METRICS_HOST: no such host:0: ")
     with prefetchers(redis_url, tmp_path, None) as first:
         until("it listens", lambda: first.said("prefetchers started"))
         port = str(first.said("prefetchers started")[0]["metrics_port"])

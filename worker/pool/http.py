@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shared.errors import SettingsError, system_words
+from shared.errors import SettingsError, blames_host, system_words
 from shared.messages import Readiness
 from worker.pool.troubles import Trouble
 
@@ -54,7 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=_family(host, port), backlog=BACKLOG)
     except OSError as error:
-        msg = f"POOL_METRICS_PORT: {host}:{port}: {system_words(error)}"
+        name = "POOL_METRICS_HOST" if blames_host(error) else "POOL_METRICS_PORT"
+        msg = f"{name}: {host}:{port}: {system_words(error)}"
         raise SettingsError(msg) from None
 
 
