@@ -21,16 +21,18 @@ from shared.messages import (
     Observed,
     ProviderLost,
     Ready,
+    Resumed,
     Retire,
     Started,
     WarmFailed,
 )
-from shared.metrics import Failover, Oddity, Timing
+from shared.metrics import Loss, Oddity, Timing
 from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
 from worker.pool.house import House
+from worker.pool.rescue import Rescue
 from worker.pool.roster import Worker
 from worker.pool.troubles import Troubles
 
@@ -43,19 +45,12 @@ _log = logs.get(__name__)
 class Crew:
     """Hears workers, and does what follows from their words and their ends."""
 
-    def __init__(
-        self,
-        house: House,
-        control: Control,
-        copies: Copies,
-        troubles: Troubles,
-        recycle_after_s: float,
-    ) -> None:
+    def __init__(self, house: House, control: Control, rescue: Rescue, copies: Copies, troubles: Troubles) -> None:
         self._house = house
         self._control = control
+        self._rescue = rescue
         self._copies = copies
         self._troubles = troubles
-        self._recycle_after_s = recycle_after_s
         self._jitter = random.Random(os.urandom(8))  # noqa: S311 - spreads work, hides nothing
 
     def receive(self, worker: Worker, message: Any, fds: list[int]) -> None:
@@ -104,6 +99,8 @@ class Crew:
                 self._house.changed()
             case Started():
                 call.stream_sid = message.stream_sid
+            case Resumed():
+                self._rescue.resumed(call, message.at)
             case Entry() if call.state is not CallState.ENDED:
                 call.journal.append(message)
                 self._copies.append(call, message)
@@ -140,11 +137,12 @@ class Crew:
         self._house.roster.step(worker, _E.PARK, now)
         self._house.roster.warmed(worker, {**worker.warm, **dict.fromkeys(PARKED_RESOURCES, True)})
         worker.parked_at = worker.beat_at = now
-        worker.recycle_at = plan.recycle_at(now, self._recycle_after_s, self._jitter.random())
+        worker.recycle_at = plan.recycle_at(now, self._house.recycle_after_s, self._jitter.random())
         self._house.metrics.observe(Timing.PIPELINE_CREATION, now - worker.spawned_at)
         self._troubles.over()
-        self._house.changed()
         _log.info("parked", worker=worker.id, pid=worker.pid, build_s=round(message.build_s, 3))
+        self._rescue.ready()
+        self._house.changed()
 
     def fail(self, worker: Worker, resource: str, detail: str, trace: str = "") -> None:
         """Note that a worker will not become ready, and why."""
@@ -205,9 +203,7 @@ class Crew:
             if finished:
                 self._house.keeper.drop(call)
             elif bound:
-                reason = EndReason.DRAINED if worker.leaving_at is not None else EndReason.WORKER_LOST
-                self._house.keeper.worker_lost(call, reason)
-                self._house.metrics.failover(reason, Failover.ENDED)
+                self._rescue.worker_lost(call, Loss.DRAINED if worker.leaving_at is not None else worker.loss)
             else:
                 self._control.promise_again(call)
         self._house.changed()
