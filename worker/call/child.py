@@ -156,8 +156,8 @@ class _Child:
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell, self._scribe)
             hooks.replied, hooks.voice, hooks.user_said = (
                 self._serving.replied,
-                self._serving.voice,
-                self._serving.user_said,
+                self._serving.hearing.voice,
+                self._serving.hearing.written_down,
             )
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)

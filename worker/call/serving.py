@@ -34,6 +34,7 @@ from shared.metrics import Oddity, Timing
 from shared.settings import Settings
 from worker.call.direct import BRIDGING, GOODBYE, DirectSpeech
 from worker.call.greeting import Recording, choose, words_of
+from worker.call.hearing import Hearing
 from worker.call.media import (
     Audio,
     Codec,
@@ -61,6 +62,9 @@ SETTLE_S: Final = 0.2
 
 FAREWELL_WAIT_S: Final = 15.0
 """How long a goodbye may take to be spoken before the call ends without it."""
+
+MOST_RESUMES: Final = 100
+"""More than any call can have: marks of one attempt never look like those of another."""
 
 ECHO_WAIT_S: Final = 3.0
 """How long past its play-out a mark may take to come back."""
@@ -96,7 +100,6 @@ class Serving:
         self._scribe = scribe
         self._direct = DirectSpeech(recordings, pipeline, scribe)
         self._memory = Memory()
-        self._tape: Tape | None = None
         self._greeting: Recording | None = None
         self._greeting_words = ""
         self._farewell_mark = ""
@@ -104,10 +107,9 @@ class Serving:
         self._started_at = 0.0
         self._last_frame_at = 0.0
         self._opened = False
-        self._settled = False
-        self._early: list[bytes] = []
         self._replies = 0
         self._ending = False
+        self.hearing = Hearing(pipeline.input)
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
         self.end_stored = asyncio.Event()
@@ -125,16 +127,19 @@ class Serving:
 
     async def bind(self, bound: Bind, sock: socket.socket, tape: Tape | None, memory: Memory) -> None:
         """Take over the open WebSocket of a call, a new one or, with a `resume`, one that a predecessor served."""
-        self._bound, self._memory, self._tape = bound, memory, tape
+        self._bound, self._memory = bound, memory
+        self.hearing.record_on(tape)
         self._agent = bound.agent
         self._last_frame_at = time.monotonic()
         self._pipeline.output.on_interrupted = self._interrupted
         resume = bound.resume
         self._scribe.recall(memory.demands)
         self._replies = int(memory.talked)
+        number = bound.call.attempt * MOST_RESUMES
         if resume is not None:
             self._codec = Codec(resume.stream_sid or "", joining=True)
-            self._pipeline.output.playout = Playout(resume.number, memory.pending)
+            number += resume.number
+        self._pipeline.output.playout = Playout(number, memory.pending)
         self._stream = await open_stream(sock, self, resync=resume is not None)
         if resume is not None and resume.stream_sid:
             self._go_on(resume, resume.stream_sid)
@@ -147,18 +152,6 @@ class Serving:
         own = self._recordings.get(agent.greeting_clip)
         self._greeting = choose(agent, own, usual) if self._settings.greeting_audio_enabled else None
         self._greeting_words = words_of(agent, self._greeting, usual)
-
-    def user_said(self, _text: str) -> None:
-        """Note that what the caller said is written down."""
-        if self._tape is not None:
-            self._tape.written_down()
-
-    def voice(self, speaking: bool) -> None:  # noqa: FBT001 - the signature is the pipeline's
-        """Note that the caller began or ceased to speak."""
-        if self._tape is not None and speaking:
-            self._tape.speech_began()
-        elif self._tape is not None:
-            self._tape.speech_ended()
 
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
@@ -210,7 +203,7 @@ class Serving:
             self._oddities[oddity] += 1
         match event:
             case Audio():
-                self._hear(event.ulaw)
+                self.hearing.audio(event.ulaw)
             case Started():
                 self._start(event)
             case Joined():
@@ -270,7 +263,10 @@ class Serving:
         elif self._greeting is not None:
             first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
         self._started_at = at
+        self.hearing.keep()
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        if self._bound is not None and self._bound.resume is not None:
+            self._tell(Resumed(at=first_media_at or at))
         if not self._memory:
             self._scribe.greeting(self._greeting_words, mark)
         self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
@@ -284,28 +280,13 @@ class Serving:
             self._opened = True
             self._first_media(first_media_at)
         log.info("stream started", stream_sid=stream_sid)
-        self._listen()
+        self.hearing.listen()
         if self._memory:
             await self._pipeline.recall(self._memory)
             if not self._memory.owed:
                 await self._pipeline.answer(COME_BACK)
         else:
             await self._greet(used, mark)
-
-    def _listen(self) -> None:
-        """Let the pipeline hear: first what came before it did."""
-        for ulaw in self._early:
-            self._pipeline.input.hear(ulaw)
-        self._early.clear()
-        self._settled = True
-
-    def _hear(self, ulaw: bytes) -> None:
-        if self._tape is not None:
-            self._tape.write(ulaw)
-        if self._settled:
-            self._pipeline.input.hear(ulaw)
-        elif self._started_at:
-            self._early.append(ulaw)
 
     def _first_media(self, at: float) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
@@ -333,21 +314,22 @@ class Serving:
         self._pipeline.output.attach(self._open_stream, stream_sid)
         self._direct.attach(self._open_stream, stream_sid)
         at = 0.0
-        if memory.owed:
+        if memory.owed and not resume.bridged:
             self._pipeline.output.take_back()
-            at = 0.0 if resume.bridged else self._direct.play(BRIDGING, self._agent)
+            at = self._direct.play(BRIDGING, self._agent)
         self._opened = True
         self._started_at = self._bound.accepted_at
         self._tell(Resumed(at=at or time.monotonic()))
         log.info("call resumed", number=resume.number, owed=memory.owed, bridged=bool(at), messages=len(memory.messages),
                  unresolved=len(memory.unresolved))  # fmt: skip
         self.started.set()
-        if self._tape is not None:
-            self._early.insert(0, self._tape.unheard())
+        self.hearing.take_over()
+        if memory.talked:
+            self._pipeline.open_gate()  # the first answer has waited for the customer already
         self._tasks.go(self._take_up(resume))
 
     async def _take_up(self, resume: Resume) -> None:
-        self._listen()
+        self.hearing.listen()
         begun = self._memory.greeting
         if begun is not None and not begun.mark and not begun.sent:
             self._pipeline.output.take_back()

@@ -64,6 +64,11 @@ class Rescue:
         self._bridging = bridging
         self._waiting: dict[Call, Waiting] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many workers the calls that wait need: one each, and one more while one of them may not have the last."""
+        return len(self._waiting) + any(call.deaths >= CAREFUL_FROM for call in self._waiting)
+
     def worker_lost(self, call: Call, loss: Loss) -> None:
         """Do what can be done for a call whose worker is gone."""
         house, now = self._house, time.monotonic()
