@@ -66,6 +66,12 @@ class Failover(StrEnum):
     ENDED = "ended"
 
 
+class Rescue(StrEnum):
+    """Why the pool itself took a worker away from its call; with the end reasons, the reasons of failovers."""
+
+    STALLED = "stalled"
+
+
 class UpgradeRefusal(StrEnum):
     """Why a media upgrade was answered with 403 (or 503)."""
 
@@ -155,7 +161,8 @@ class PoolMetrics:
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
         for outcome in Failover:
-            self._failovers.labels(EndReason.WORKER_LOST, outcome)
+            for reason in (EndReason.WORKER_LOST, *Rescue):
+                self._failovers.labels(reason, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
         for reason in EndReason:
             self._calls.labels(reason)
@@ -216,7 +223,7 @@ class PoolMetrics:
         """Count a reservation nobody came for."""
         self._expired.inc()
 
-    def failover(self, reason: EndReason, outcome: Failover) -> None:
+    def failover(self, reason: EndReason | Rescue, outcome: Failover) -> None:
         """Count a worker lost in a call."""
         self._failovers.labels(reason, outcome).inc()
 

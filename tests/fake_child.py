@@ -6,6 +6,7 @@ In a call it echoes text frames, except for a few words: see `_Life._answer`.
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ from shared.messages import (
 )
 from shared.settings import Settings
 from shared.workers import PARKED_RESOURCES, Resource, WorkerId
+from worker.call.stacks import open_stacks
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +83,16 @@ def serve(loaded: str, worker: WorkerId, channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+def sleep_in_the_wrong_place() -> None:
+    """Block the main thread in a system call."""
+    time.sleep(3600)
+
+
+def loop_in_the_wrong_place() -> None:
+    """Keep the main thread in C code that never looks up."""
+    sum(range(10**14))
+
+
 class _Life:
     def __init__(self, worker: WorkerId) -> None:
         self._worker = worker
@@ -103,7 +115,7 @@ class _Life:
         if self._script.fail:
             self._channel.send(WarmFailed(resource=self._script.fail, detail="as told", traceback="Traceback: as told"))
             return
-        self._channel.send(Ready(build_s=0.001))
+        self._channel.send(Ready(build_s=0.001), open_stacks())
         self._go(self._beat())
         if self._script.lose_provider_after_ms:
             await asyncio.sleep(self._script.lose_provider_after_ms / 1000)
@@ -209,6 +221,12 @@ class _Stream:
                 self._life.end(EndReason(reason))
             case ("crash", _, _):
                 os._exit(9)
+            case ("segfault", _, _):
+                ctypes.string_at(0)
+            case ("block", _, _):
+                sleep_in_the_wrong_place()
+            case ("spin", _, _):
+                loop_in_the_wrong_place()
             case ("journal", _, said):
                 self._life.say(Entry(kind="user", text=said, at=time.time()))
                 await self._send("noted")
