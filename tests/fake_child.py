@@ -83,14 +83,29 @@ def serve(loaded: str, worker: WorkerId, channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def sleep_in_the_wrong_place() -> None:
+def sleep_in_the_wrong_place(_seconds: float) -> None:
     """Block the main thread in a system call."""
     time.sleep(3600)
 
 
-def loop_in_the_wrong_place() -> None:
+def work(seconds: float) -> None:
+    """Keep the event loop waiting for an honest piece of work: so many seconds of a CPU."""
+    done = time.thread_time() + seconds
+    while time.thread_time() < done:
+        pass
+
+
+def loop_in_the_wrong_place(_seconds: float) -> None:
     """Keep the main thread in C code that never looks up."""
     sum(range(10**14))
+
+
+def crash(_seconds: float) -> None:
+    """Read where nothing is."""
+    ctypes.string_at(0)
+
+
+HOLD_UPS = {"block": sleep_in_the_wrong_place, "spin": loop_in_the_wrong_place, "work": work, "segfault": crash}
 
 
 class _Life:
@@ -221,12 +236,9 @@ class _Stream:
                 self._life.end(EndReason(reason))
             case ("crash", _, _):
                 os._exit(9)
-            case ("segfault", _, _):
-                ctypes.string_at(0)
-            case ("block", _, _):
-                sleep_in_the_wrong_place()
-            case ("spin", _, _):
-                loop_in_the_wrong_place()
+            case (word, _, seconds) if word in HOLD_UPS:
+                HOLD_UPS[word](float(seconds or 0))
+                await self._send("done")
             case ("journal", _, said):
                 self._life.say(Entry(kind="user", text=said, at=time.time()))
                 await self._send("noted")

@@ -170,14 +170,19 @@ def test_a_stuck_one_is_ended_within_a_tenth_of_a_second_of_its_limit() -> None:
 seconds = st.floats(0, 60)
 
 
-def made_case(silence_s: float, state: str, ran: float, waited: float, ago_s: float | None, *, in_call: bool) -> Case:
-    """A suspect `silence_s` after the first look at it; accused `ago_s` ago, or not."""
-    made = case(SUSPICION_S + silence_s, state=state, ran=ran, waited=waited, in_call=in_call)
+def made_case(silence_s: float, state: str, spent: tuple[float, float], ago_s: float | None, *, in_call: bool) -> Case:
+    """A suspect `silence_s` after the first look at it; accused `ago_s` ago, or not; `spent` is what it ran and waited."""
+    made = case(SUSPICION_S + silence_s, state=state, ran=spent[0], waited=spent[1], in_call=in_call)
     return made if ago_s is None else accused(made, ago_s)
 
 
 cases = st.builds(
-    made_case, seconds, st.sampled_from("SDRTtZ"), seconds, seconds, st.none() | seconds, in_call=st.booleans()
+    made_case,
+    seconds,
+    st.sampled_from("SDRTtZ"),
+    st.tuples(seconds, seconds),
+    st.none() | seconds,
+    in_call=st.booleans(),
 )
 
 
