@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from shared.metrics import Failover
+from shared.metrics import Failover, PoolMetrics
+from shared.workers import WorkerEvent
 from tests.hogs import hogs
 from tests.pool_process import DEADLINE_S, eventually, eventually_asked, lives, new_sid, running_pool
 from worker.pool import vitals
+from worker.pool.pulse import Pulse
+from worker.pool.roster import Roster, Worker
+from worker.pool.stall import PARKED_LIMIT_S
+from worker.pool.watch import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,6 +131,32 @@ async def test_a_pool_that_was_stopped_hears_the_beats_that_came_meanwhile_befor
             assert await served_by(stream) == (_, pid)
             assert before.items() <= pool.workers().items()
             assert stalled(pool) == []
+
+
+async def test_a_pool_that_was_late_lets_all_clocks_start_anew() -> None:
+    """This process is the pool: its loop stands still while it has a suspect, and whatever was said meanwhile is unheard."""
+    ended: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+    watch, roster = Watch(), Roster(2, PoolMetrics(CollectorRegistry(), 2))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", "-c", "import time; time.sleep(3600)")
+    pulse = Pulse(roster, watch, ended.set_result)
+    try:
+        suspect = roster.add(0.0)
+        suspect.pid, suspect.pidfd = process.pid, os.pidfd_open(process.pid)
+        watch.add(suspect.pidfd, lambda: None)
+        for event in (WorkerEvent.FORKED, WorkerEvent.PARK):
+            roster.step(suspect, event, 0.0)
+        suspect.beat_at = time.monotonic() - PARKED_LIMIT_S + 1.0
+        pulse.listen()
+        await eventually(lambda: pulse._suspects)
+        time.sleep(1.5)  # noqa: ASYNC251 - the late pool
+        woke = time.monotonic()
+        assert await asyncio.wait_for(ended, DEADLINE_S) is suspect
+        assert time.monotonic() - woke > PARKED_LIMIT_S
+    finally:
+        pulse.close()
+        watch.close()
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the pool and its starved worker need a CPU each")

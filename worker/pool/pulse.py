@@ -5,6 +5,7 @@ pool whose workers are well reads nothing. How late that timer runs is also how 
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Pulse:
         self._fresh_at = 0.0
         self._killed: WorkerId | None = None
         self._killed_at = 0.0
+        if vitals.read(os.getpid()) is None:
+            _log.warning("stuck workers stay: this system does not say how long a process waits for a CPU")
 
     def listen(self) -> None:
         """Listen as long as there are workers; call it when there is a new one."""
@@ -66,16 +69,30 @@ class Pulse:
     def _look(self, due: float) -> None:
         self._timer = None
         now = time.monotonic()
+        again_at = now + SUSPICION_S
         if now - due > LATE_S:
             self._fresh_at = now  # what was said meanwhile has not been heard yet: all clocks start anew
-        looks = [self._judge(worker, now) for worker in self._roster if _should_beat(worker)]
-        for name in self._suspects.keys() - {worker.id for worker in self._roster if _should_beat(worker)}:
-            del self._suspects[name]
-        if len(self._roster):
-            self._set(min(looks, default=now + SUSPICION_S))
+        try:
+            again_at = self._judge_all(now)
+        finally:  # whatever went wrong: nobody else looks
+            if len(self._roster):
+                self._set(again_at)
 
-    def _judge(self, worker: Worker, now: float) -> float:
+    def _judge_all(self, now: float) -> float:
+        """Do what is due about everybody, and say when to look again."""
+        ready = sum(each.available and now - each.beat_at <= BEAT_LIMIT_S for each in self._roster)
+        judged = {worker.id: worker for worker in self._roster if _should_beat(worker)}
+        for name in self._suspects.keys() - judged.keys():
+            del self._suspects[name]
+        looks = [self._judge(worker, Scene(now, ready, self._ending(now))) for worker in judged.values()]
+        return min(looks, default=now + SUSPICION_S)
+
+    def _ending(self, now: float) -> bool:
+        return self._roster.get(self._killed) is not None and now - self._killed_at < KILL_WAIT_S
+
+    def _judge(self, worker: Worker, scene: Scene) -> float:
         """Do what is due about one worker, and say when to look again."""
+        now = scene.now
         since = max(worker.beat_at, self._fresh_at)
         suspect = self._suspects.get(worker.id)
         if suspect is not None and suspect.since != since:
@@ -84,7 +101,7 @@ class Pulse:
         case = Case(worker.state is WorkerState.IN_CALL, since)
         if suspect is not None and worker.pid is not None:
             case = Case(case.in_call, since, suspect.first, vitals.read(worker.pid), suspect.accused)
-        judgement = judge(case, self._scene(now))
+        judgement = judge(case, scene)
         match judgement.verdict:
             case Verdict.TRUST:
                 pass
@@ -97,11 +114,6 @@ class Pulse:
             case _:
                 assert_never(judgement.verdict)
         return judgement.look_at
-
-    def _scene(self, now: float) -> Scene:
-        ready = sum(each.available and now - each.beat_at <= BEAT_LIMIT_S for each in self._roster)
-        ending = self._roster.get(self._killed) is not None and now - self._killed_at < KILL_WAIT_S
-        return Scene(now, ready, ending)
 
     def _suspect(self, worker: Worker, since: float) -> None:
         if worker.id not in self._suspects and worker.pid is not None:

@@ -21,7 +21,10 @@ _PROC: Final = Path("/proc")
 
 
 def read(pid: int) -> Reading | None:
-    """Read the counters of all threads of a process and the state of its main thread; None when it is gone."""
+    """Read the counters of all threads of a process and the state of its main thread.
+
+    None when it is gone, and on a system that does not count: without counters a starved process would look stuck.
+    """
     on_cpu: dict[int, float] = {}
     waited: dict[int, float] = {}
     folder = _PROC / str(pid)
@@ -33,7 +36,7 @@ def read(pid: int) -> Reading | None:
                 on_cpu[int(thread.name)], waited[int(thread.name)] = int(ran) * _NS, int(waits) * _NS
     except (OSError, IndexError, ValueError):
         return None
-    return Reading(time.monotonic(), state, on_cpu, waited)
+    return Reading(time.monotonic(), state, on_cpu, waited) if waited else None
 
 
 def sleeps_in(pid: int) -> str:
