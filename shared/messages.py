@@ -235,7 +235,10 @@ ToWorker = Prepare | Remember | Bind | Customer | Retire | EndStored
 
 
 class Ready(Message, frozen=True):
-    """Worker to pool: the self-check passed."""
+    """Worker to pool: the self-check passed.
+
+    With the file its stack is written to, when it crashes and at each `STACK_SIGNAL`: appended, as Python's faulthandler does.
+    """
 
     build_s: float
 

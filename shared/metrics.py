@@ -70,9 +70,9 @@ class Failover(StrEnum):
 class Loss(StrEnum):
     """How a call lost its worker."""
 
-    DIED = "died"
-    STALLED = "stalled"
-    MEMORY = "memory"
+    DIED = "worker_lost"
+    STALLED = "stalled"  # it was stuck, and the pool ended it
+    MEMORY = "memory"  # it took too much memory, and the pool ended it
     DRAINED = "drained"
 
 

@@ -49,6 +49,7 @@ from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.scribe import Scribe
 from worker.call.serving import Serving
+from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
 from worker.tools.builtin import BUILT_IN
@@ -166,7 +167,7 @@ class _Child:
             self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
-        self._tell(Ready(build_s=time.monotonic() - self._forked_at))
+        self._channel.send(Ready(build_s=time.monotonic() - self._forked_at), open_stacks())
         beats = asyncio.create_task(self._beat())
         await self._leave.wait()
         beats.cancel()

@@ -35,6 +35,7 @@ from worker.pool.house import House
 from worker.pool.rescue import Rescue
 from worker.pool.roster import Worker
 from worker.pool.troubles import Troubles
+from worker.pool.vitals import StackFile
 
 _S, _E = WorkerState, WorkerEvent
 _PARKED: Final = frozenset({_S.READY, _S.RESERVED})
@@ -55,6 +56,8 @@ class Crew:
 
     def receive(self, worker: Worker, message: Any, fds: list[int]) -> None:
         """Take a message of a worker."""
+        if isinstance(message, Ready) and len(fds) == 1 and worker.stack is None:
+            worker.stack = StackFile(fds.pop())
         close_all(fds)
         if worker.state is _S.SPAWNED:
             worker.early.append(message)
@@ -194,7 +197,9 @@ class Crew:
         finished = bound and call is not None and call.state is CallState.ENDED
         self._house.roster.step(worker, _E.END if finished else _E.DIE, time.monotonic())
         if not finished:
-            _log.info("worker gone", worker=worker.id, pid=worker.pid, in_call=bound)
+            _log.info("worker gone", worker=worker.id, pid=worker.pid, in_call=bound, **_last_words(worker))
+        if worker.stack is not None:
+            worker.stack.close()
         if worker.channel is not None:
             worker.channel.close()
         worker.call = None
@@ -207,3 +212,9 @@ class Crew:
             else:
                 self._control.promise_again(call)
         self._house.changed()
+
+
+def _last_words(worker: Worker) -> dict[str, list[str]]:
+    """Give the stack of a worker that crashed, as a field of the log; nothing of one that ended otherwise."""
+    lines = worker.stack.lines() if worker.stack is not None else []
+    return {"stack": lines} if lines else {}

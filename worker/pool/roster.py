@@ -16,6 +16,7 @@ from shared.metrics import Loss, PoolMetrics
 from shared.workers import WORKER_TABLE, Resource, WorkerEvent, WorkerId, WorkerState
 from worker.pool.book import Call
 from worker.pool.plan import Candidate, Seen, choose
+from worker.pool.vitals import StackFile
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +24,7 @@ class Worker:
     """A live worker. `since`, `parked_at`, `beat_at` and so on are seconds of CLOCK_MONOTONIC, as in `plan.Seen`.
 
     `early` holds what it said before the zygote's word of its birth was read; `loss` is what its end will be called when
-    it comes during a call.
+    it comes during a call; `stack` is there from its `Ready` on.
     """
 
     id: WorkerId
@@ -44,6 +45,7 @@ class Worker:
     loss: Loss = Loss.DIED
     call: Call | None = None
     early: list[Any] = field(default_factory=list)
+    stack: StackFile | None = None
 
     @property
     def available(self) -> bool:
