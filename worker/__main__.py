@@ -7,7 +7,7 @@ import gc
 import secrets
 from typing import Final
 
-from shared import logs, settings
+from shared import logs, rlimits, settings
 from shared.agents import Agents, load_agents
 from shared.clips import load_clip, load_manifest
 from shared.errors import ClipError, OffhookError, SettingsError
@@ -23,6 +23,7 @@ DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the envi
 
 def main() -> None:
     """Check everything, open what is listened on, run the pool."""
+    rlimits.take()
     parser = argparse.ArgumentParser(prog="python -m worker", description=DESCRIPTION)
     parser.add_argument("--child", default=CHILD, help="the module that runs in each worker (tests replace it)")
     options = parser.parse_args()

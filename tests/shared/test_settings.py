@@ -94,6 +94,12 @@ def test_an_empty_value_is_no_value(environment: Environment) -> None:
     assert environment.problems(Process.POOL, {**POOL, "CARTESIA_VOICE_ID": "   "}) == ["CARTESIA_VOICE_ID: missing"]
 
 
+def test_a_secret_of_blanks_is_none_and_the_blanks_around_one_are_not_its_own(environment: Environment) -> None:
+    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " \n"}) == ["TWILIO_AUTH_TOKEN: missing"]
+    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " twilio-secret\n"}) == []
+    assert load(Process.ROUTER).twilio_auth_token.get_secret_value() == "twilio-secret"
+
+
 def test_a_ticket_key_does_not_replace_the_token_that_checks_signatures(environment: Environment) -> None:
     variables = {"PUBLIC_BASE_URL": "https://voice.example.com", "TICKET_KEY": "key"}
     assert environment.problems(Process.ROUTER, variables) == ["TWILIO_AUTH_TOKEN: missing"]
@@ -128,6 +134,9 @@ WRONG = {
     "MAX_CALL_DURATION": ["0"],
     "START_TIMEOUT": ["0"],
     "SILENCE_TIMEOUT": ["-5"],
+    "CALLER_SILENCE_TIMEOUT": ["-1", "nan", "never"],
+    "WORKER_MEMORY_SOFT_MB": ["-1"],
+    "WORKER_MEMORY_HARD_MB": ["-1", "511"],
     "POOL_METRICS_PORT": ["http"],
     "ROUTER_PORT": ["80800"],
     "GREETING_AUDIO_ENABLED": ["maybe"],
