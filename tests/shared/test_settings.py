@@ -95,7 +95,9 @@ def test_an_empty_value_is_no_value(environment: Environment) -> None:
 
 
 def test_a_secret_of_blanks_is_none_and_the_blanks_around_one_are_not_its_own(environment: Environment) -> None:
-    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " \n"}) == ["TWILIO_AUTH_TOKEN: missing"]
+    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " \n"}) == [
+        "TWILIO_AUTH_TOKEN: missing"
+    ]
     assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " twilio-secret\n"}) == []
     assert load(Process.ROUTER).twilio_auth_token.get_secret_value() == "twilio-secret"
 

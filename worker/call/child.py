@@ -146,7 +146,7 @@ class _Child:
         hooks = Hooks(
             provider_lost=self._provider_lost,
             stage=self._stage,
-            user_said=lambda text: self._tell(entry("user", text)),
+            user_said=self._user_said,
             agent_said=lambda text: self._tell(entry("agent", text)),
             replied=self._replied,
             tool_started=lambda key, name, arguments: self._tell(
@@ -243,6 +243,10 @@ class _Child:
         self._beat_now()
         if not self._bound:
             self._tell(ProviderLost(resource=resource, detail=why))
+
+    def _user_said(self, text: str) -> None:
+        self._tell(entry("user", text))
+        self._serving.caller_spoke()
 
     def _replied(self, at: float) -> None:
         self._serving.replied(at)

@@ -31,20 +31,20 @@ from shared.messages import (
 )
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
-from worker.call.greeting import BURST_S, Recording, burst, choose, heard_part, same_language, words_of
+from worker.call.farewell import Farewell
+from worker.call.greeting import Recording, burst, choose, heard_part, words_of
 from worker.call.media import (
-    MEDIA_SUFFIX,
     Audio,
     Codec,
     Digit,
     MarkEchoed,
     Started,
     Stopped,
-    mark_message,
-    media_prefix,
 )
 from worker.call.pipeline import AgentPipeline
+from worker.call.player import play
 from worker.call.playout import RATE
+from worker.call.silence import Silence, still_there
 from worker.call.stream import Stream, open_stream
 from worker.call.tasks import Tasks
 
@@ -55,12 +55,6 @@ END_STORED_WAIT_S: Final = 0.6
 
 SETTLE_S: Final = 0.2
 """How long everything else waits behind the greeting. What the caller says meanwhile is kept and heard then."""
-
-FAREWELL_WAIT_S: Final = 15.0
-"""How long a goodbye may take to be spoken before the call ends without it."""
-
-ECHO_WAIT_S: Final = 3.0
-"""How long past its play-out a mark may take to come back."""
 
 CLOSE_CODES: Final[Mapping[EndReason, CloseCode]] = {
     EndReason.TICKET_MISMATCH: CloseCode.POLICY_VIOLATION,
@@ -92,8 +86,11 @@ class Serving:
         self._greeting: Recording | None = None
         self._greeting_words = ""
         self._greeting_task: asyncio.Task[None] | None = None
-        self._farewell_mark = ""
-        self._farewell_heard = asyncio.Event()
+        self._farewell = Farewell(pipeline, recordings)
+        self._parting = False
+        self._giving_up: asyncio.Task[None] | None = None
+        self._silence = Silence()
+        self._asking = False
         self._started_at = 0.0
         self._last_frame_at = 0.0
         self._opened = False
@@ -122,6 +119,7 @@ class Serving:
         self._agent = bound.agent
         self._last_frame_at = time.monotonic()
         self._pipeline.output.on_interrupted = self._interrupted
+        self._pipeline.on_idle = self._idle
         self._stream = await open_stream(sock, self)
         self._tasks.go(self._watch())
 
@@ -140,7 +138,14 @@ class Serving:
             self._first_media(at)
             if self._greeting_words:
                 return  # that was the greeting, spoken by the voice
+        if self._asking:
+            self._asking = False
+            return  # a question of ours answers nothing
         self._replies += 1
+
+    def caller_spoke(self) -> None:
+        """Note that the caller said something that was understood."""
+        self._silence.broken()
 
     def end(self, reason: EndReason) -> None:
         """End the call for this reason; the first reason counts."""
@@ -157,21 +162,16 @@ class Serving:
 
     async def hang_up(self) -> None:
         """Let what the agent is saying be heard (or the goodbye clip, when it says nothing), then end the call."""
-        if self._pipeline.spoke:
-            try:
-                async with asyncio.timeout(FAREWELL_WAIT_S):
-                    await self._pipeline.quiet.wait()
-            except TimeoutError:
-                log.warning("the goodbye was not spoken in time")
-        else:
-            self._play_goodbye()
-        self._farewell_mark = self._pipeline.output.mark("")
-        try:
-            async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
-                await self._farewell_heard.wait()
-        except TimeoutError:
-            log.warning("the goodbye's mark did not come back")
+        await self._farewell.by_agent()
         self.end(EndReason.AGENT_HANGUP)
+
+    def part(self, reason: EndReason) -> None:
+        """End the call for a reason of ours that the caller cannot know: with a goodbye, and not in mid-word."""
+        if not self._started_at:
+            self.end(reason)
+        elif not (self._ending or self._parting):
+            self._parting = True
+            self._tasks.go(self._part(reason))
 
     # --- the stream speaks --------------------------------------------------------------------------------------------
 
@@ -183,7 +183,9 @@ class Serving:
             self._oddities[oddity] += 1
         match event:
             case Audio():
-                if self._settled:
+                if self._parting:
+                    pass  # the last word is ours
+                elif self._settled:
                     self._pipeline.input.hear(event.ulaw)
                 elif self._started_at:
                     self._early.append(event.ulaw)
@@ -194,6 +196,7 @@ class Serving:
             case Stopped():
                 self.end(self._hangup_reason())
             case Digit():
+                self._silence.broken()
                 log.info("digit pressed")
             case _:
                 pass
@@ -229,6 +232,7 @@ class Serving:
             return
         output = self._pipeline.output
         output.attach(self._stream, event.stream_sid)
+        self._farewell.begin(self._stream, event.stream_sid, self._agent)
         greeting = self._greeting
         first_media_at = 0.0
         remaining = 0
@@ -268,17 +272,16 @@ class Serving:
         if greeting is None:
             if self._greeting_words:
                 await self._pipeline.speak(self._greeting_words)
+            else:  # it is the caller's turn, as after a greeting
+                await self._pipeline.output.announce_direct_speech(speaking=False)
             return
         output = self._pipeline.output
         if self._greeting_words:
             self._pipeline.add_spoken(self._greeting_words)
             self._entry("agent", self._greeting_words)
         await output.announce_direct_speech(speaking=True)
-        prefix = media_prefix(self._codec.stream_sid)
-        for piece in greeting.pieces[used:]:
-            await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
-            if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
-                output.playout.sent(piece.size, time.monotonic())
+        if self._stream is not None:
+            await play(self._stream, self._codec.stream_sid, output.playout, greeting.pieces[used:])
         output.mark(self._greeting_words)
 
     # --- in the middle ------------------------------------------------------------------------------------------------
@@ -293,14 +296,18 @@ class Serving:
             return  # cleared: it proves nothing
         if heard:
             self._entry("heard", heard)
-        if name == self._farewell_mark:
-            self._farewell_heard.set()
+        self._farewell.echoed(name)
         if self._greeting is not None:
             self._greeting = None
             self._tasks.go(output.announce_direct_speech(speaking=False))
 
     def _interrupted(self) -> None:
-        """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
+        """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared.
+
+        A caller thought gone who speaks into the goodbye stays.
+        """
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         greeting = self._greeting
         if greeting is None or not self._started_at:
             return
@@ -314,13 +321,25 @@ class Serving:
             self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
         self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
-    def _play_goodbye(self) -> None:
-        goodbye = self._recordings.get("goodbye")
-        if goodbye is None or self._stream is None or not same_language(goodbye, self._agent):
-            return
-        messages, _, audio = burst(goodbye, self._codec.stream_sid)
-        if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
-            self._pipeline.output.playout.sent(audio, time.monotonic())
+    def _idle(self) -> None:
+        if self._giving_up is None or self._giving_up.done():
+            self._giving_up = self._tasks.go(self._caller_silent())
+
+    async def _caller_silent(self) -> None:
+        """Ask the caller whether they are still there, or say goodbye when they were asked and did not say."""
+        limit, playout = self._settings.caller_silence_timeout, self._pipeline.output.playout
+        # The pipeline counts from what it has written, which the caller hears up to a second later.
+        now = time.monotonic()
+        await asyncio.sleep(limit + playout.lead(now) - playout.quiet_for(now))
+        spoke_again = playout.lead(time.monotonic()) > 0
+        if self._ending or self._parting or spoke_again or not self._pipeline.waits_for_caller:
+            return  # when it is the caller's turn again, the pipeline counts anew
+        if self._silence.over():
+            await self._farewell.to_silence()
+            self.end(EndReason.CALLER_SILENT)
+        else:
+            self._asking = True
+            await self._pipeline.speak(still_there(self._agent))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -338,10 +357,14 @@ class Serving:
             over_at = self._started_at + self._settings.max_call_duration
             if now >= silent_at:
                 self.end(EndReason.STREAM_SILENT)
-            elif now >= over_at:
-                self.end(EndReason.MAX_DURATION)
+            elif now >= over_at and not self._parting:
+                self.part(EndReason.MAX_DURATION)
             else:
-                await asyncio.sleep(min(silent_at, over_at) - now)
+                await asyncio.sleep((silent_at if self._parting else min(silent_at, over_at)) - now)
+
+    async def _part(self, reason: EndReason) -> None:
+        await self._farewell.by_limit()
+        self.end(reason)
 
     async def _finish(self, reason: EndReason) -> None:
         self.flush_oddities()
