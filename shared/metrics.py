@@ -66,6 +66,12 @@ class Failover(StrEnum):
     ENDED = "ended"
 
 
+class Rescue(StrEnum):
+    """Why the pool itself took a worker away from its call; with the end reasons, the reasons of failovers."""
+
+    MEMORY = "memory"
+
+
 class UpgradeRefusal(StrEnum):
     """Why a media upgrade was answered with 403 (or 503)."""
 
@@ -145,6 +151,11 @@ class PoolMetrics:
             "offhook_warmups_failed", "Workers that did not become ready", ["resource"], registry=registry
         )
         self._expired = Counter("offhook_reservations_expired", "Reservations nobody came for", registry=registry)
+        self._over_memory = Counter(
+            "offhook_workers_over_memory", "Workers found above a memory limit", ["limit"], registry=registry
+        )
+        for limit in ("soft", "hard"):
+            self._over_memory.labels(limit)
         self._failovers = Counter(
             "offhook_failovers",
             "Workers lost in a call, and what became of it",
@@ -155,7 +166,8 @@ class PoolMetrics:
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
         for outcome in Failover:
-            self._failovers.labels(EndReason.WORKER_LOST, outcome)
+            for reason in (EndReason.WORKER_LOST, *Rescue):
+                self._failovers.labels(reason, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
         for reason in EndReason:
             self._calls.labels(reason)
@@ -212,11 +224,15 @@ class PoolMetrics:
         known = resource if resource in {*Resource, "zygote"} else "other"
         self._failed_warmups.labels(known).inc()
 
+    def over_memory(self, *, hard: bool) -> None:
+        """Count a worker that is above the soft or the hard limit of its memory."""
+        self._over_memory.labels("hard" if hard else "soft").inc()
+
     def reservation_expired(self) -> None:
         """Count a reservation nobody came for."""
         self._expired.inc()
 
-    def failover(self, reason: EndReason, outcome: Failover) -> None:
+    def failover(self, reason: EndReason | Rescue, outcome: Failover) -> None:
         """Count a worker lost in a call."""
         self._failovers.labels(reason, outcome).inc()
 

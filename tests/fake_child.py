@@ -55,6 +55,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_thread: bool = False
     lose_provider_after_ms: float = 0.0
     deaf: bool = False
+    eat_mb: int = 0
 
 
 def script() -> Script:
@@ -89,6 +90,7 @@ class _Life:
         self._stored = asyncio.Event()
         self._prepared = ""
         self._customer = "nothing"
+        self._eaten: list[bytes] = [self._food(self._script.eat_mb)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -163,6 +165,14 @@ class _Life:
         self._channel.send(Closed())
         self._leave.set()
 
+    def eat(self, megabytes: int) -> None:
+        """Take memory, and keep it."""
+        self._eaten.append(self._food(megabytes))
+
+    @staticmethod
+    def _food(megabytes: int) -> bytes:
+        return b"x" * (megabytes << 20)
+
     def facts(self, word: str) -> str:
         """Answer a question about this worker."""
         return {"who": f"{self._worker} {os.getpid()}", "customer": self._customer}[word]
@@ -209,6 +219,9 @@ class _Stream:
                 self._life.end(EndReason(reason))
             case ("crash", _, _):
                 os._exit(9)
+            case ("eat", _, megabytes):
+                self._life.eat(int(megabytes))
+                await self._send("eaten")
             case ("journal", _, said):
                 self._life.say(Entry(kind="user", text=said, at=time.time()))
                 await self._send("noted")

@@ -552,7 +552,7 @@ async def test_a_goodbye_longer_than_the_burst_is_whole() -> None:
 
 async def test_a_call_that_never_started_ends_without_a_goodbye() -> None:
     async with call() as made:
-        made.serving.part(EndReason.DRAINED)
+        await made.serving.dismiss(EndReason.DRAINED)
         assert await made.ended() is EndReason.DRAINED
 
 

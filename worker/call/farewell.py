@@ -19,7 +19,10 @@ from worker.call.stream import Stream
 log = get(__name__)
 
 FAREWELL_WAIT_S: Final = 15.0
-"""How long a goodbye, or the answer before it, may take to be spoken before the call ends without it."""
+"""How long a goodbye may take to be spoken before the call ends without it."""
+
+LAST_ANSWER_WAIT_S: Final = 8.0
+"""How long an answer may go on when the call must end: two sentences."""
 
 ECHO_WAIT_S: Final = 3.0
 """How long past its play-out a mark may take to come back."""
@@ -51,7 +54,7 @@ class Farewell:
     async def by_agent(self) -> None:
         """Let what the agent is saying be its goodbye; where it says nothing, say one. Returns when it was heard."""
         if self._pipeline.spoke:
-            await self._written("the goodbye")
+            await self._written("the goodbye", FAREWELL_WAIT_S)
         else:
             await self._say()
         await self._wait_heard()
@@ -59,7 +62,7 @@ class Farewell:
     async def by_limit(self) -> None:
         """Let the agent finish what it is saying, but begin nothing new, and say goodbye. Returns when it was heard."""
         self._pipeline.close_gate()
-        await self._written("the last answer")
+        await self._written("the last answer", LAST_ANSWER_WAIT_S)
         await asyncio.sleep(self._lead())  # an interruption takes back what the carrier has not played
         await self._pipeline.hush()
         await self._say()
@@ -76,12 +79,12 @@ class Farewell:
             await play(self._stream, self._stream_sid, self._pipeline.output.playout, self._clip.pieces)
         elif words:
             await self._pipeline.speak(words)
-            await self._written("the goodbye")
+            await self._written("the goodbye", FAREWELL_WAIT_S)
 
-    async def _written(self, what: str) -> None:
+    async def _written(self, what: str, limit_s: float) -> None:
         """Wait until what the agent says is written to its end."""
         try:
-            async with asyncio.timeout(FAREWELL_WAIT_S):
+            async with asyncio.timeout(limit_s):
                 await self._pipeline.quiet.wait()
         except TimeoutError:
             log.warning("not spoken in time", what=what)

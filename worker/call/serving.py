@@ -165,13 +165,14 @@ class Serving:
         await self._farewell.by_agent()
         self.end(EndReason.AGENT_HANGUP)
 
-    def part(self, reason: EndReason) -> None:
-        """End the call for a reason of ours that the caller cannot know: with a goodbye, and not in mid-word."""
-        if not self._started_at:
-            self.end(reason)
-        elif not (self._ending or self._parting):
+    async def dismiss(self, reason: EndReason) -> None:
+        """End the call for a reason of ours that the caller cannot know: not in mid-word, and with a goodbye."""
+        if self._parting:
+            return
+        if self._started_at and not self._ending:
             self._parting = True
-            self._tasks.go(self._part(reason))
+            await self._farewell.by_limit()
+        self.end(reason)
 
     # --- the stream speaks --------------------------------------------------------------------------------------------
 
@@ -357,14 +358,11 @@ class Serving:
             over_at = self._started_at + self._settings.max_call_duration
             if now >= silent_at:
                 self.end(EndReason.STREAM_SILENT)
-            elif now >= over_at and not self._parting:
-                self.part(EndReason.MAX_DURATION)
+            elif now >= over_at:
+                await self.dismiss(EndReason.MAX_DURATION)
+                return
             else:
-                await asyncio.sleep((silent_at if self._parting else min(silent_at, over_at)) - now)
-
-    async def _part(self, reason: EndReason) -> None:
-        await self._farewell.by_limit()
-        self.end(reason)
+                await asyncio.sleep(min(silent_at, over_at) - now)
 
     async def _finish(self, reason: EndReason) -> None:
         self.flush_oddities()

@@ -207,7 +207,7 @@ class Crew:
             elif bound:
                 reason = EndReason.DRAINED if worker.leaving_at is not None else EndReason.WORKER_LOST
                 self._house.keeper.worker_lost(call, reason)
-                self._house.metrics.failover(reason, Failover.ENDED)
+                self._house.metrics.failover(worker.rescued or reason, Failover.ENDED)
             else:
                 self._control.promise_again(call)
         self._house.changed()

@@ -12,7 +12,7 @@ from typing import Any
 from shared.channel import Channel
 from shared.machine import advance
 from shared.messages import Message
-from shared.metrics import PoolMetrics
+from shared.metrics import PoolMetrics, Rescue
 from shared.workers import WORKER_TABLE, Resource, WorkerEvent, WorkerId, WorkerState
 from worker.pool.book import Call
 from worker.pool.plan import Candidate, Seen, choose
@@ -22,7 +22,8 @@ from worker.pool.plan import Candidate, Seen, choose
 class Worker:
     """A live worker. `since`, `parked_at`, `beat_at` and so on are seconds of CLOCK_MONOTONIC, as in `plan.Seen`.
 
-    `early` holds what it said before the zygote's word of its birth was read.
+    `early` holds what it said before the zygote's word of its birth was read; `heavy` is whether its memory was found above
+    the soft limit; `rescued` says why the pool took it away from its call.
     """
 
     id: WorkerId
@@ -42,6 +43,8 @@ class Worker:
     killed: bool = False
     call: Call | None = None
     early: list[Any] = field(default_factory=list)
+    heavy: bool = False
+    rescued: Rescue | None = None
 
     @property
     def available(self) -> bool:
