@@ -6,14 +6,16 @@ anything listens. `deploy/env.example` documents each of these and is tested aga
 
 import ipaddress
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared import logs
 from shared.errors import OffhookError, SettingsError
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
@@ -206,6 +208,8 @@ def _is_loopback(host: str) -> bool:
 def load(process: Process, **overrides: Any) -> Settings:
     """Read the settings for one kind of process from the environment, `.env` and overrides (by field name).
 
+    The secrets among them are hidden in everything this process logs from then on.
+
     Raises:
         SettingsError: one line per problem, each beginning with the setting's name; values are not repeated, since
             any of them may be a secret.
@@ -221,7 +225,19 @@ def load(process: Process, **overrides: Any) -> Settings:
         missing += [] if _text(settings.twilio_auth_token) else ["TWILIO_AUTH_TOKEN"]
     if missing:
         raise SettingsError("\n".join(f"{name}: missing" for name in missing))
+    logs.hide(*_secrets(settings))
     return settings
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """Give every secret there is: the settings that are one, and the password within the address of Redis."""
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+    address = urlsplit(settings.redis_url)
+    yield unquote(address.password or "")
+    yield from parse_qs(address.query).get("password", [])
 
 
 def refuse(error: OffhookError) -> NoReturn:
