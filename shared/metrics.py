@@ -155,6 +155,11 @@ class PoolMetrics:
             "offhook_warmups_failed", "Workers that did not become ready", ["resource"], registry=registry
         )
         self._expired = Counter("offhook_reservations_expired", "Reservations nobody came for", registry=registry)
+        self._over_memory = Counter(
+            "offhook_workers_over_memory", "Workers found above a memory limit", ["limit"], registry=registry
+        )
+        for limit in ("soft", "hard"):
+            self._over_memory.labels(limit)
         self._failovers = Counter(
             "offhook_failovers",
             "Workers lost in a call, and what became of it",
@@ -222,6 +227,10 @@ class PoolMetrics:
         """Count a worker that did not become ready; an unknown resource counts as `other`."""
         known = resource if resource in {*Resource, "zygote"} else "other"
         self._failed_warmups.labels(known).inc()
+
+    def over_memory(self, *, hard: bool) -> None:
+        """Count a worker that is above the soft or the hard limit of its memory."""
+        self._over_memory.labels("hard" if hard else "soft").inc()
 
     def reservation_expired(self) -> None:
         """Count a reservation nobody came for."""

@@ -158,7 +158,7 @@ class _Child:
             hooks.replied, hooks.voice, hooks.user_said = (
                 self._serving.replied,
                 self._serving.hearing.voice,
-                self._serving.hearing.written_down,
+                self._serving.caller_spoke,
             )
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)

@@ -5,6 +5,7 @@ its neighbours `transport`, `gate` and the providers are the only ones that know
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
     FunctionCallResultProperties,
+    InterruptionFrame,
     LLMRunFrame,
     TTSSpeakFrame,
 )
@@ -52,6 +54,9 @@ from worker.tools.registry import Outcome, Session, Tool, ToolCall
 log = get(__name__)
 
 START_TIMEOUT_S: Final = 20.0
+HUSH_S: Final = 1.0
+"""How long an interruption of ours may take to pass the pipeline; it takes milliseconds."""
+
 SETUP_S: Final = 0.02
 """How long the processors take to be set up; the voice's connection is still on its way then, and the models are ours."""
 
@@ -132,16 +137,20 @@ class AgentPipeline:
         self.context = LLMContext()
         self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said, self._voice)
         probe = FirstTokenProbe(self._clock, self._first_token)
+        self.on_idle: Callable[[], object] = lambda: None
         aggregators = LLMContextAggregatorPair(
             self.context,
             user_params=LLMUserAggregatorParams(
                 vad_analyzer=models.vad,
+                user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
                     start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
                     stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=models.turn)],
                 ),
             ),
         )
+        self._listener = aggregators.user()
+        self._listener.add_event_handler("on_user_turn_idle", self._on_idle)
         self.output.on_reply = self._replied
         self.output.on_said = scribe.said
         self.output.on_spoken = scribe.spoken
@@ -152,7 +161,7 @@ class AgentPipeline:
                 [
                     self.input,
                     self.stt,
-                    aggregators.user(),
+                    self._listener,
                     self._gate,
                     self.llm,
                     probe,
@@ -273,6 +282,24 @@ class AgentPipeline:
         """Whether the completion under way (or the last one) said anything aloud."""
         return self._clock.spoke
 
+    @property
+    def waits_for_caller(self) -> bool:
+        """Whether it is the caller's turn: the agent neither thinks nor speaks nor runs a tool, and nobody talks."""
+        return bool(self._listener._user_idle_controller.waiting_for_user)  # noqa: SLF001 - nobody else knows
+
+    def close_gate(self) -> None:
+        """Ask the model for nothing more."""
+        self._gate.close()
+
+    async def hush(self) -> None:
+        """Stop what is being made of an answer; nothing interrupts what is said from then on."""
+        done = self.output.next_interruption
+        await self._worker.queue_frame(InterruptionFrame())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HUSH_S):
+                await done.wait()
+        self.output.firm = True
+
     async def stop(self) -> None:
         """Close the providers' connections politely; the caller bounds the time and then ends the process."""
         await self._worker.cancel()
@@ -366,6 +393,9 @@ class AgentPipeline:
     def _replied(self, at: float) -> None:
         self._clock.audio(at)
         self._hooks.replied(at)
+
+    async def _on_idle(self, *_args: Any) -> None:
+        self.on_idle()
 
     async def _on_started(self, *_args: Any) -> None:
         self._started.set()

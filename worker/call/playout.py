@@ -53,6 +53,10 @@ class Playout:
         """Give the seconds of audio the carrier still has to play."""
         return max(0.0, self._plays_until - now)
 
+    def quiet_for(self, now: float) -> float:
+        """Give the seconds since the carrier has played everything; 0 while it plays."""
+        return max(0.0, now - self._plays_until)
+
     def mark(self, text: str) -> str:
         """Make the name of a mark to be sent behind the audio of `text`."""
         self._count += 1

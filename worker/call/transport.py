@@ -101,6 +101,8 @@ class Output(BaseOutputTransport):
         self._turn_open = False
         self._interrupted = asyncio.Event()
         self._oldest_id = 0
+        self.firm = False
+        """Whether nothing interrupts any more: the last word of the call is being said."""
         self.playout = Playout()
         self.on_reply: Callable[[float], None] = lambda _at: None
         self.on_said: Callable[[str, str], None] = lambda _text, _mark: None
@@ -138,6 +140,11 @@ class Output(BaseOutputTransport):
         """Send a mark that the play-out clock has named."""
         self._send(mark_message(self._stream_sid, name))
 
+    @property
+    def next_interruption(self) -> asyncio.Event:
+        """What is set when the next interruption has been dealt with."""
+        return self._interrupted
+
     async def announce_direct_speech(self, *, speaking: bool) -> None:
         """Tell the pipeline about audio that did not pass through it, so that its turn and idle logic knows."""
         await self.broadcast_frame(BotStartedSpeakingFrame if speaking else BotStoppedSpeakingFrame)
@@ -146,6 +153,8 @@ class Output(BaseOutputTransport):
         """Let the base do its work, and take back what the carrier has buffered when the caller interrupts."""
         if not isinstance(frame, InterruptionFrame):
             await super().process_frame(frame, direction)
+            return
+        if self.firm:
             return
         self._interrupt()
         await super().process_frame(frame, direction)  # empties Pipecat's queue of what was still to be written
