@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     max_call_duration: Seconds = 3600.0
     start_timeout: Seconds = 5.0
     silence_timeout: Seconds = 10.0
+    journal_in_redis: bool = True
     pool_metrics_host: Text = "0.0.0.0"
     pool_metrics_port: Port = 9100
     handoff_dir: Path = Path("/run/offhook")

@@ -5,6 +5,7 @@ Order matters in one place: between `start` and the first media message there is
 """
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import Counter
@@ -59,6 +60,9 @@ SETTLE_S: Final = 0.2
 FAREWELL_WAIT_S: Final = 15.0
 """How long a goodbye may take to be spoken before the call ends without it."""
 
+DISMISS_WAIT_S: Final = 4.0
+"""How long an agent that is speaking may go on before the goodbye of a call that we end."""
+
 ECHO_WAIT_S: Final = 3.0
 """How long past its play-out a mark may take to come back."""
 
@@ -101,6 +105,8 @@ class Serving:
         self._early: list[bytes] = []
         self._replies = 0
         self._ending = False
+        self._store_wait_s = END_STORED_WAIT_S
+        self._storing: asyncio.Timeout | None = None
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
         self.end_stored = asyncio.Event()
@@ -149,6 +155,12 @@ class Serving:
             self.reason = reason
             self._tasks.go(self._finish(reason))
 
+    def wait_for_end_stored(self, seconds: float) -> None:
+        """Let the end reason take this long to be stored, also when that wait has begun."""
+        self._store_wait_s = seconds
+        if self._storing is not None:
+            self._storing.reschedule(asyncio.get_running_loop().time() + seconds)
+
     def flush_oddities(self) -> None:
         """Report what was odd on the stream since the last time; called with each beat, so that no storm is possible."""
         for oddity, times in self._oddities.items():
@@ -165,13 +177,18 @@ class Serving:
                 log.warning("the goodbye was not spoken in time")
         else:
             self._play_goodbye()
-        self._farewell_mark = self._pipeline.output.mark("")
-        try:
-            async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
-                await self._farewell_heard.wait()
-        except TimeoutError:
-            log.warning("the goodbye's mark did not come back")
+        await self._until_heard()
         self.end(EndReason.AGENT_HANGUP)
+
+    async def dismiss(self, reason: EndReason) -> None:
+        """End the call for a reason of ours: not in the middle of a word, and with the goodbye clip."""
+        if self._started_at:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISMISS_WAIT_S):
+                    await self._pipeline.quiet.wait()
+            self._play_goodbye()
+            await self._until_heard()
+        self.end(reason)
 
     # --- the stream speaks --------------------------------------------------------------------------------------------
 
@@ -314,6 +331,15 @@ class Serving:
             self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
         self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
+    async def _until_heard(self) -> None:
+        """Wait until the caller has heard everything sent so far."""
+        self._farewell_mark = self._pipeline.output.mark("")
+        try:
+            async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
+                await self._farewell_heard.wait()
+        except TimeoutError:
+            log.warning("the goodbye's mark did not come back")
+
     def _play_goodbye(self) -> None:
         goodbye = self._recordings.get("goodbye")
         if goodbye is None or self._stream is None or not same_language(goodbye, self._agent):
@@ -347,10 +373,11 @@ class Serving:
         self.flush_oddities()
         self._tell(Ending(reason=reason))
         try:
-            async with asyncio.timeout(END_STORED_WAIT_S):
+            async with asyncio.timeout(self._store_wait_s) as self._storing:
                 await self.end_stored.wait()
         except TimeoutError:
-            log.warning("the pool did not confirm the end reason")
+            log.warning("the end reason was not confirmed")
+        self._storing = None
         if self._stream is not None:
             await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
         self._tell(Closed())
