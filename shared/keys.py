@@ -6,9 +6,11 @@
 | `offhook:pools` | set of pool ids, some of them gone | every pool, beside its lease | 60 s |
 | `offhook:customer:<call>` | stream, one field `result` (JSON `prefetch.Result`) | the prefetch job | 300 s |
 | `offhook:wake:<pool>` | stream, at most 1 entry | that pool, to end its own blocking read | 60 s |
-| `offhook:end:<call>:<attempt>` | string, the end reason | the pool that held the call | 900 s |
-| `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call | 900 s, deleted at the end |
+| `offhook:end:<call>:<attempt>` | string, the end reason | the pool that held the call (*) | 900 s |
+| `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call (*) | 900 s, deleted at the end |
 | `rq:*` | RQ's own | router (enqueue), prefetchers | RQ's |
+
+(*) The call's worker instead, once that pool is gone.
 """
 
 from typing import Final

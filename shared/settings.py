@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     caller_silence_timeout: Annotated[float, Field(ge=0)] = 20.0
     worker_memory_soft_mb: int = Field(default=512, ge=0)
     worker_memory_hard_mb: int = Field(default=1024, ge=0)
+    journal_in_redis: bool = True
     pool_metrics_host: Text = "0.0.0.0"
     pool_metrics_port: Port = 9100
     handoff_dir: Path = Path("/run/offhook")

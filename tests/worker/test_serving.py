@@ -807,3 +807,62 @@ async def test_a_caller_who_speaks_into_the_goodbye_keeps_the_call() -> None:
         await made.media()
         await made.hear(160)
         assert made.serving.reason is None
+
+
+async def test_a_call_that_we_end_hears_the_agent_out_and_then_the_goodbye() -> None:
+    clips = {"greeting": recording("greeting", 0.1), "goodbye": recording("goodbye", 0.4, "Goodbye.")}
+    async with call(recordings=clips) as made:
+        await made.start()
+        await made.receive("mark")
+        made.pipeline.quiet.clear()
+        dismissed = asyncio.create_task(made.serving.dismiss(EndReason.DRAINED))
+        await asyncio.sleep(0)
+        assert made.pipeline.output.playout._count == 1  # the goodbye waits for the agent
+        made.pipeline.quiet.set()
+        await made.receive("mark")
+        name = (await made.receive("mark"))["mark"]["name"]
+        sound = [each for each in made.messages if each["event"] == "media"]
+        assert sum(len(base64.b64decode(each["media"]["payload"])) for each in sound) == 0.5 * RATE
+        assert made.all(Ending) == []
+        await made.echo(name)
+        await dismissed
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.DRAINED
+
+
+async def test_a_call_that_has_not_started_is_ended_without_a_word() -> None:
+    async with call() as made:
+        await made.serving.dismiss(EndReason.DRAINED)
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.DRAINED
+
+
+async def test_an_orphaned_call_keeps_its_stream_until_its_end_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 0.0)
+    async with call(confirm=False) as made:
+        await made.start()
+        await made.receive("mark")
+        made.serving.wait_for_end_stored(DEADLINE_S)
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await made.until_told(Ending)
+        await made.media()
+        await made.hear(160)
+        assert made.all(Closed) == []
+        made.serving.end_stored.set()
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+async def test_the_wait_for_the_end_to_be_stored_can_be_changed_while_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when the pool is lost after it was told, and before it answered."""
+    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 3600.0)
+    async with call(confirm=False) as made:
+        await made.start()
+        await made.receive("mark")
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await made.until_told(Ending)
+        made.serving.wait_for_end_stored(0.0)
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP

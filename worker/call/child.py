@@ -1,8 +1,8 @@
 """A worker: warm, park, serve one call, exit. What the zygote loads once, and what each fork of it does.
 
 A worker talks to its pool over one socket pair and to providers, and to nobody else. When its pool is gone, a parked worker
-exits and one in a call finishes that call alone. It always leaves by `os._exit`: interpreters forked from a process with
-ONNX loaded hang in their own clean-up.
+exits and one in a call finishes that call alone (`orphan`). It always leaves by `os._exit`: interpreters forked from a
+process with ONNX loaded hang in their own clean-up.
 """
 
 import asyncio
@@ -45,6 +45,7 @@ from shared.workers import Resource, WorkerId
 from worker.call.customer import render
 from worker.call.greeting import Recording, record
 from worker.call.memory import remember
+from worker.call.orphan import STORE_WAIT_S, Orphan
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.scribe import Scribe
@@ -145,6 +146,7 @@ class _Child:
         self._timings: dict[str, float] = {}
         self._leave = asyncio.Event()
         self._tasks = Tasks()
+        self._orphan = Orphan(loaded.settings)
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -185,6 +187,7 @@ class _Child:
                 self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
                 self._bound, self._resumed = True, message.resume is not None
+                self._orphan.serve(message.call)
                 self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
                 tape = Tape(fds[1]) if len(fds) > 1 else None
@@ -197,7 +200,7 @@ class _Child:
                 self._serving.end_stored.set()
             case Retire():
                 if self._bound:
-                    self._serving.end(EndReason.DRAINED)
+                    self._tasks.go(self._serving.dismiss(EndReason.DRAINED))
                 else:
                     self._leave.set()
 
@@ -205,6 +208,9 @@ class _Child:
         log.warning("pool lost", why=why)
         if not self._bound:
             self._leave.set()
+            return
+        self._serving.end_stored.allow(STORE_WAIT_S)
+        self._tasks.go(self._orphan.run(self._serving.end_stored.set))
 
     def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
         if self._prepared is not None:
@@ -232,6 +238,7 @@ class _Child:
         await self._serving.bind(bind, sock, tape, remember(self._journal))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
+        await self._orphan.leave()
         self._leave.set()
 
     def _customer(self, message: Customer) -> None:
@@ -275,4 +282,5 @@ class _Child:
         if isinstance(message, Observed):  # the first of each kind stands in the line that ends the call
             name = "_".join(filter(None, (message.timing, message.stage)))
             self._timings.setdefault(f"{name}_s", round(message.seconds, 4))
+        self._orphan.note(message)
         self._channel.send(message)

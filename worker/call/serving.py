@@ -33,6 +33,7 @@ from shared.messages import (
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
 from worker.call.direct import BRIDGING, DirectSpeech
+from worker.call.ending import StoredEnd
 from worker.call.farewell import Farewell
 from worker.call.greeting import Recording, choose, words_of
 from worker.call.hearing import Hearing
@@ -55,9 +56,6 @@ from worker.call.tape import Tape
 from worker.call.tasks import Tasks
 
 log = get(__name__)
-
-END_STORED_WAIT_S: Final = 0.6
-"""The pool waits 0.3 s for Redis; twice that, and the stream is closed without its word."""
 
 SETTLE_S: Final = 0.2
 """How long everything else waits behind the greeting. What the caller says meanwhile is kept and heard then."""
@@ -108,7 +106,7 @@ class Serving:
         self.hearing = Hearing(pipeline.input)
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
-        self.end_stored = asyncio.Event()
+        self.end_stored = StoredEnd()
         self.done = asyncio.Event()
 
     @property
@@ -376,11 +374,8 @@ class Serving:
     async def _finish(self, reason: EndReason) -> None:
         self.flush_oddities()
         self._tell(Ending(reason=reason))
-        try:
-            async with asyncio.timeout(END_STORED_WAIT_S):
-                await self.end_stored.wait()
-        except TimeoutError:
-            log.warning("the pool did not confirm the end reason")
+        if not await self.end_stored.wait():
+            log.warning("the end reason was not confirmed")
         if self._stream is not None:
             await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
         self._tell(Closed())

@@ -106,7 +106,7 @@ class Crew:
                 self._rescue.resumed(call, message.at)
             case Entry() if call.state is not CallState.ENDED:
                 call.journal.append(message)
-                self._copies.append(call, message)
+                self._copies.append(call)
             case Ending():
                 self._house.ended(call, message.reason)
             case Closed():
@@ -172,7 +172,7 @@ class Crew:
         call, now = worker.call, time.monotonic()
         worker.tell(Retire(why=why))
         if event is None:
-            self.leaving(worker)
+            self.leaving(worker, plan.GOODBYE_LIMIT_S)
             return
         self._house.roster.step(worker, event, now)
         worker.call = None
@@ -183,10 +183,10 @@ class Crew:
             self._control.promise_again(call)
         self._house.changed()
 
-    def leaving(self, worker: Worker) -> None:
-        """Give a worker whose call is over, or ends, its time to leave."""
+    def leaving(self, worker: Worker, goodbye_s: float = 0.0) -> None:
+        """Give a worker whose call is over, or ends within `goodbye_s`, its time to leave."""
         if worker.leaving_at is None:
-            worker.leaving_at = time.monotonic()
+            worker.leaving_at = time.monotonic() + goodbye_s
             self._house.changed()
 
     def gone(self, worker: Worker) -> None:

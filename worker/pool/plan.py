@@ -30,6 +30,9 @@ WARM_LIMIT_S: Final = 30.0
 EXIT_LIMIT_S: Final = 5.0
 """How long a worker that was told to leave, or whose call is over, may take to be gone."""
 
+GOODBYE_LIMIT_S: Final = 15.0
+"""How long a call that is ended by a drain may take for its last words and a goodbye, before its worker's time to exit."""
+
 BEAT_LIMIT_S: Final = 2.0
 """A parked worker beats every 0.5 s; one that was silent for longer is chosen last."""
 
@@ -53,7 +56,7 @@ class Seen:
         recycle_at: when a parked worker has been parked long enough.
         refill_at: when the replacement of a worker that was given to a call may start.
         deadline: until when a reserved worker waits for its call.
-        leaving_at: when a worker in a call was told to leave, or its call was over; None before.
+        leaving_at: when the call of a worker was over, or must be after its goodbye; None while neither is known.
         killed: it was sent SIGKILL and its end is only a matter of time.
     """
 

@@ -93,7 +93,11 @@ class Pool:
             self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked)
         self._customers = Customers(self._book, self._roster, self._reader)
         self._copies = Copies(
-            Records(self._redis), Directory(self._redis), self._record, lambda up: self._metrics.redis_up(up=up)
+            Records(self._redis),
+            Directory(self._redis),
+            self._record,
+            lambda up: self._metrics.redis_up(up=up),
+            journals=settings.journal_in_redis,
         )
         house = House(
             pool=given.pool,
