@@ -130,6 +130,8 @@ WRONG = {
     "SILENCE_TIMEOUT": ["-5"],
     "POOL_METRICS_PORT": ["http"],
     "ROUTER_PORT": ["80800"],
+    "HOLD_MAX": ["-1", "a while"],
+    "OVERFLOW_NUMBER": ["15005550006", "+0123456789", "+1500", "sip:desk@example.com"],
     "GREETING_AUDIO_ENABLED": ["maybe"],
 }  # fmt: skip
 
