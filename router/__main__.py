@@ -17,6 +17,7 @@ from router.serving import listen, server
 from shared import logs, redis_door, rlimits
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
+from shared.holdline import SharedHoldLine
 from shared.records import Records
 from shared.settings import Process, Settings, load, refuse
 
@@ -52,7 +53,7 @@ def _outside(settings: Settings) -> Outside:
         queue.close()
         await redis.aclose()
 
-    return Outside(queue.enqueue, Records(redis).end_of, close)
+    return Outside(queue.enqueue, Records(redis).end_of, close, SharedHoldLine(redis))
 
 
 def _check(settings: Settings) -> Mapping[str, bytes]:

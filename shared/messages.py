@@ -37,12 +37,14 @@ class Hello(Message, frozen=True):
 class Reserve(Message, frozen=True):
     """Router to pool, at the webhook: promise a worker to this call for `ttl_s` seconds. Answered by Reserved or NoWorker.
 
-    Asking again for the same call and attempt while the promise lives gives the same answer.
+    Asking again for the same call and attempt while the promise lives gives the same answer. `behind` callers are to be
+    served before this one: none is promised unless that many workers would be left.
     """
 
     request: int
     call: IncomingCall
     ttl_s: float
+    behind: int = 0
 
 
 class HandOff(Message, frozen=True):

@@ -24,6 +24,10 @@ SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6
 """Edges for what a caller waits for; 200, 250, 350, 400 and 500 ms are targets."""
 
 
+WAITING: Final = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300)
+"""Edges for what a caller in the hold line waits for; `HOLD_MAX` is 60 s by default."""
+
+
 class Timing(StrEnum):
     """What a worker measures; each is a histogram of the pool."""
 
@@ -86,6 +90,15 @@ class UpgradeRefusal(StrEnum):
     SPENT = "spent"
     MALFORMED = "malformed"
     NO_POOL = "no_pool"
+
+
+class HoldOutcome(StrEnum):
+    """What became of a caller who was to wait for a worker."""
+
+    SERVED = "served"
+    OVERFLOW = "overflow"
+    APOLOGY = "apology"
+    LEFT = "left"
 
 
 def registry() -> CollectorRegistry:
@@ -260,7 +273,18 @@ class RouterMetrics:
         self._upgrades = Counter("offhook_upgrades", "Media upgrades", ["result"], registry=registry)
         self._enqueue = Counter("offhook_prefetch_enqueued", "Prefetch jobs queued", ["result"], registry=registry)
         self._ready = Gauge("offhook_router_ready_workers", "Ready workers of connected pools", registry=registry)
-        for result in ("reserved", "repeated", "no_worker", "bad_request", "forbidden"):
+        self._waiting = Gauge(
+            "offhook_hold_waiting",
+            "Callers in the hold line all routers share, as this one knows it",
+            registry=registry,
+        )
+        self._held = Histogram(
+            "offhook_hold_seconds", "Arrival to the end of waiting for a worker", ["outcome"],
+            registry=registry, buckets=WAITING,
+        )  # fmt: skip
+        for each in HoldOutcome:
+            self._held.labels(each)
+        for result in ("reserved", "repeated", "held", "no_worker", "bad_request", "forbidden"):
             self._webhook.labels(result)
         for outcome in ("handed_off", "refused"):
             self._upgrades.labels(outcome)
@@ -268,7 +292,7 @@ class RouterMetrics:
             self._enqueue.labels(outcome)
 
     def webhook(self, result: str, seconds: float) -> None:
-        """Add an answered webhook; `result` is one of reserved, repeated, no_worker, bad_request, forbidden."""
+        """Add an answered webhook; `result` is one of reserved, repeated, held, no_worker, bad_request, forbidden."""
         self._webhook.labels(result).observe(seconds)
 
     def refused(self, route: str, reason: str) -> None:
@@ -286,6 +310,14 @@ class RouterMetrics:
     def ready_workers(self, count: int) -> None:
         """Show how many workers the connected pools have ready."""
         self._ready.set(count)
+
+    def hold_waiting(self, count: int) -> None:
+        """Show how many callers are in the hold line."""
+        self._waiting.set(count)
+
+    def hold_ended(self, outcome: HoldOutcome, seconds: float) -> None:
+        """Add a caller who had to wait and does not any more."""
+        self._held.labels(outcome).observe(max(0.0, seconds))
 
 
 class PrefetchMetrics:

@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     pool_metrics_host: Text = "0.0.0.0"
     pool_metrics_port: Port = 9100
     handoff_dir: Path = Path("/run/offhook")
+    hold_max: Annotated[float, Field(ge=0)] = 60.0
+    overflow_number: Text = Field(default="", pattern=r"^(\+[1-9][0-9]{6,14})?$")
 
     router_host: Text = "0.0.0.0"
     router_port: Port = 8080

@@ -143,6 +143,8 @@ WRONG = {
     "WORKER_MEMORY_HARD_MB": ["-1", "511"],
     "POOL_METRICS_PORT": ["http"],
     "ROUTER_PORT": ["80800"],
+    "HOLD_MAX": ["-1", "a while"],
+    "OVERFLOW_NUMBER": ["15005550006", "+0123456789", "+1500", "sip:desk@example.com"],
     "GREETING_AUDIO_ENABLED": ["maybe"],
 }  # fmt: skip
 

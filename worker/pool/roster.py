@@ -121,10 +121,10 @@ class Roster:
         self._touched.add(worker.slot)
         return True
 
-    def choose(self, now: float) -> Worker | None:
-        """Choose a ready worker for a call; None when there is none."""
-        chosen = choose((Candidate(each.id, each.parked_at, each.beat_at) for each in self if each.available), now)
-        return self.get(chosen)
+    def choose(self, now: float, behind: int = 0) -> Worker | None:
+        """Choose a ready worker for a call, if `behind` others would be left; None otherwise."""
+        ready = [Candidate(each.id, each.parked_at, each.beat_at) for each in self if each.available]
+        return self.get(choose(ready, now)) if len(ready) > behind else None
 
     def counts(self) -> Counter[WorkerState]:
         """Count the workers in each state."""
