@@ -59,6 +59,19 @@ class Oddity(StrEnum):
     UNKNOWN_MARK = "unknown_mark"
 
 
+class Setback(StrEnum):
+    """Why a provider was tried again in a call."""
+
+    LOST = "lost"  # is when its connection broke, or could not be made
+    SILENT = "silent"  # is when it accepted and said nothing
+    LIMITED = "limited"  # is when it answered 429
+    FAILED = "failed"  # is when it answered 5xx, or with an error event
+
+
+PROVIDERS: Final = (Resource.TTS, Resource.STT, Resource.LLM)
+"""The resources that somebody else provides."""
+
+
 class Failover(StrEnum):
     """What became of a call whose worker was lost."""
 
@@ -157,6 +170,12 @@ class PoolMetrics:
         for outcome in Failover:
             self._failovers.labels(EndReason.WORKER_LOST, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
+        self._retries = Counter(
+            "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
+        )
+        for provider in PROVIDERS:
+            for cause in Setback:
+                self._retries.labels(provider, cause)
         for reason in EndReason:
             self._calls.labels(reason)
         for oddity in Oddity:
@@ -202,6 +221,10 @@ class PoolMetrics:
     def oddity(self, oddity: Oddity, times: int = 1) -> None:
         """Count something odd on a stream."""
         self._oddities.labels(oddity).inc(times)
+
+    def provider_retried(self, provider: Resource, cause: Setback) -> None:
+        """Count another try of a provider that failed in a call."""
+        self._retries.labels(provider, cause).inc()
 
     def handoff_refused(self, refusal: UpgradeRefusal) -> None:
         """Count an upgrade the pool refused after the router had handed it over."""

@@ -37,9 +37,10 @@ from shared.messages import (
     ProviderLost,
     Ready,
     Retire,
+    Retried,
     WarmFailed,
 )
-from shared.metrics import Stage, Timing
+from shared.metrics import Setback, Stage, Timing
 from shared.settings import Settings
 from shared.workers import Resource, WorkerId
 from worker.call.customer import render
@@ -48,6 +49,7 @@ from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.serving import Serving
 from worker.call.tasks import Tasks
+from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
 
@@ -158,11 +160,15 @@ class _Child:
         try:
             self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell)
+            self._pipeline.troubles.attach(self._call_side())
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
-            resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
-            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
+            resource, limited = "pipeline", False
+            if isinstance(error, WarmupFailed):
+                resource, limited = error.resource, error.limited
+            trace = traceback.format_exc()[-4000:]
+            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=trace, limited=limited))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
         self._tell(Ready(build_s=time.monotonic() - self._forked_at))
@@ -243,6 +249,25 @@ class _Child:
         self._beat_now()
         if not self._bound:
             self._tell(ProviderLost(resource=resource, detail=why))
+
+    def _call_side(self) -> CallSide:
+        """Say what the call does about a provider in trouble."""
+        return CallSide(
+            bridge=lambda: self._serving.play("bridging"),
+            give_up=self._give_up_soon,
+            retried=self._retried,
+            plays_until=lambda: self._pipeline.output.playout.plays_until,
+        )
+
+    def _retried(self, provider: Resource, cause: Setback) -> None:
+        self._tell(Retried(provider=provider, cause=cause))
+
+    def _give_up_soon(self) -> None:
+        async def give_up() -> None:
+            await self._serving.started.wait()  # there is nothing to close before
+            self._serving.end(EndReason.PROVIDER_LOST)
+
+        self._tasks.go(give_up())
 
     def _replied(self, at: float) -> None:
         self._serving.replied(at)

@@ -41,6 +41,7 @@ from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
 from worker.call.playout import RATE
 from worker.call.transport import Input, Output
+from worker.call.trouble import Troubles
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
 from worker.providers.cartesia_tts import ParkedCartesiaTTS
 from worker.providers.openai_llm import WarmOpenAILLM
@@ -117,9 +118,12 @@ class AgentPipeline:
         self._clock = TurnClock(hooks.stage)
         self.input = Input()
         self.output = Output()
-        self.stt = ParkedCartesiaSTT(settings)
-        self.tts = ParkedCartesiaTTS(settings, lambda why: hooks.provider_lost(Resource.TTS, why))
-        self.llm = WarmOpenAILLM(settings)
+        self.troubles = Troubles()
+        self.stt = ParkedCartesiaSTT(settings, self.troubles.of(Resource.STT))
+        self.tts = ParkedCartesiaTTS(
+            settings, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
+        )
+        self.llm = WarmOpenAILLM(settings, self.troubles.of(Resource.LLM))
         self.context = LLMContext()
         self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, hooks.user_said)
         probe = FirstTokenProbe(self._clock, self._first_token)
@@ -137,6 +141,7 @@ class AgentPipeline:
         self.output.on_said = hooks.agent_said
         self.output.on_quiet = self.quiet.set
         self.tts.on_word = self.output.word
+        self.tts.on_void = self.output.void
         self._worker = PipelineWorker(
             Pipeline(
                 [
@@ -178,7 +183,8 @@ class AgentPipeline:
         except TimeoutError:
             raise WarmupFailed("pipeline", f"not started within {START_TIMEOUT_S:.0f} s") from None
         if not self.tts.warm():
-            raise WarmupFailed(Resource.TTS, self.tts.last_error or "the voice provider is not connected")
+            why = self.tts.last_error or "the voice provider is not connected"
+            raise WarmupFailed(Resource.TTS, why, limited=self.tts.limited)
         self._listed = list(self._tools)
 
     def warm(self) -> dict[Resource, bool]:

@@ -164,7 +164,7 @@ class Serving:
             except TimeoutError:
                 log.warning("the goodbye was not spoken in time")
         else:
-            self._play_goodbye()
+            self.play("goodbye")
         self._farewell_mark = self._pipeline.output.mark("")
         try:
             async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
@@ -314,11 +314,12 @@ class Serving:
             self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
         self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
-    def _play_goodbye(self) -> None:
-        goodbye = self._recordings.get("goodbye")
-        if goodbye is None or self._stream is None or not same_language(goodbye, self._agent):
+    def play(self, name: str) -> None:
+        """Play a clip behind what was written, unless it is in another language."""
+        clip = self._recordings.get(name)
+        if clip is None or self._stream is None or not same_language(clip, self._agent):
             return
-        messages, _, audio = burst(goodbye, self._codec.stream_sid)
+        messages, _, audio = burst(clip, self._codec.stream_sid)
         if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
             self._pipeline.output.playout.sent(audio, time.monotonic())
 

@@ -22,11 +22,12 @@ from shared.messages import (
     ProviderLost,
     Ready,
     Retire,
+    Retried,
     Started,
     WarmFailed,
 )
-from shared.metrics import Failover, Oddity, Timing
-from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
+from shared.metrics import PROVIDERS, Failover, Oddity, Setback, Timing
+from shared.workers import PARKED_RESOURCES, Resource, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -85,10 +86,12 @@ class Crew:
                 self._observed(message)
             case Counted():
                 self._counted(message)
+            case Retried():
+                self._retried(message)
             case Ready():
                 self._ready(worker, message, now)
             case WarmFailed():
-                self.fail(worker, message.resource, message.detail, message.traceback)
+                self.fail(worker, message.resource, message.detail, message.traceback, limited=message.limited)
             case ProviderLost():
                 self._provider_lost(worker, message.resource, message.detail)
             case _:
@@ -134,6 +137,12 @@ class Crew:
         except ValueError:
             _log.error("unknown oddity", oddity=message.oddity)
 
+    def _retried(self, message: Retried) -> None:
+        if message.provider in PROVIDERS and message.cause in {*Setback}:
+            self._house.metrics.provider_retried(Resource(message.provider), Setback(message.cause))
+        else:
+            _log.error("unknown retry", provider=message.provider, cause=message.cause)
+
     def _ready(self, worker: Worker, message: Ready, now: float) -> None:
         if worker.state is not _S.WARMING or worker.killed:
             return
@@ -146,14 +155,14 @@ class Crew:
         self._house.changed()
         _log.info("parked", worker=worker.id, pid=worker.pid, build_s=round(message.build_s, 3))
 
-    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "") -> None:
+    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "", *, limited: bool = False) -> None:
         """Note that a worker will not become ready, and why."""
         if worker.state not in {_S.SPAWNED, _S.WARMING}:
             return
         now = time.monotonic()
         self._house.roster.step(worker, _E.FAIL, now)
         self._house.metrics.warmup_failed(resource)
-        self._troubles.note(resource, detail, trace, now)
+        self._troubles.note(resource, detail, trace, now, limited=limited)
         self._house.changed()
         _log.error("warm-up failed", worker=worker.id, resource=resource, detail=detail)
 
