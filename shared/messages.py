@@ -246,11 +246,15 @@ class Ready(Message, frozen=True):
 
 
 class WarmFailed(Message, frozen=True):
-    """Worker to pool, before it exits: what could not be warmed, and the traceback. Also zygote to pool, when it cannot load."""
+    """Worker to pool, before it exits: what could not be warmed, and the traceback. Also zygote to pool, when it cannot load.
+
+    `limited`: a provider's plan allows no further connection; another try soon would only meet the same answer.
+    """
 
     resource: str
     detail: str
     traceback: str
+    limited: bool = False
 
 
 class Beat(Message, frozen=True):
@@ -312,6 +316,13 @@ class Counted(Message, frozen=True):
     times: int = 1
 
 
+class Retried(Message, frozen=True):
+    """Worker to pool, in a call: a provider (a `Resource`) failed (a `shared.metrics.Setback`) and is tried again."""
+
+    provider: str
+    cause: str
+
+
 class Ending(Message, frozen=True):
     """Worker to pool: the call is over for this reason; answered by EndStored, then the worker closes the stream."""
 
@@ -333,6 +344,7 @@ FromWorker = (
     | Resumed
     | Entry
     | Counted
+    | Retried
     | Ending
     | Closed
 )

@@ -3,6 +3,7 @@
 A worker never exposes metrics: it sends observations to its pool. CallSid and phone numbers are never labels.
 """
 
+import itertools
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
@@ -61,6 +62,19 @@ class Oddity(StrEnum):
     SEQUENCE_GAP = "sequence_gap"
     BAD_PAYLOAD = "bad_payload"
     UNKNOWN_MARK = "unknown_mark"
+
+
+class Setback(StrEnum):
+    """Why a provider was tried again in a call."""
+
+    LOST = "lost"  # is when its connection broke, or could not be made
+    SILENT = "silent"  # is when it accepted and said nothing
+    LIMITED = "limited"  # is when it answered 429
+    FAILED = "failed"  # is when it answered 5xx, or with an error event
+
+
+PROVIDERS: Final = (Resource.TTS, Resource.STT, Resource.LLM)
+"""The resources that somebody else provides."""
 
 
 class Failover(StrEnum):
@@ -171,8 +185,6 @@ class PoolMetrics:
         self._over_memory = Counter(
             "offhook_workers_over_memory", "Workers found above a memory limit", ["limit"], registry=registry
         )
-        for limit in ("soft", "hard"):
-            self._over_memory.labels(limit)
         self._failovers = Counter(
             "offhook_failovers",
             "Workers lost in a call, and what became of it",
@@ -182,10 +194,20 @@ class PoolMetrics:
         self._failover_seconds = histogram(
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
-        for loss in Loss:
-            for outcome in Failover:
-                self._failovers.labels(loss, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
+        self._retries = Counter(
+            "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
+        )
+        self._begin(slots)
+
+    def _begin(self, slots: int) -> None:
+        """Show every series from the beginning: one that appears with its first event has no increase to alert on."""
+        for limit in ("soft", "hard"):
+            self._over_memory.labels(limit)
+        for loss, outcome in itertools.product(Loss, Failover):
+            self._failovers.labels(loss, outcome)
+        for provider, cause in itertools.product(PROVIDERS, Setback):
+            self._retries.labels(provider, cause)
         for reason in EndReason:
             self._calls.labels(reason)
         for oddity in Oddity:
@@ -231,6 +253,10 @@ class PoolMetrics:
     def oddity(self, oddity: Oddity, times: int = 1) -> None:
         """Count something odd on a stream."""
         self._oddities.labels(oddity).inc(times)
+
+    def provider_retried(self, provider: Resource, cause: Setback) -> None:
+        """Count another try of a provider that failed in a call."""
+        self._retries.labels(provider, cause).inc()
 
     def handoff_refused(self, refusal: UpgradeRefusal) -> None:
         """Count an upgrade the pool refused after the router had handed it over."""

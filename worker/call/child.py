@@ -37,9 +37,10 @@ from shared.messages import (
     Ready,
     Remember,
     Retire,
+    Retried,
     WarmFailed,
 )
-from shared.metrics import Stage, Timing
+from shared.metrics import Setback, Stage, Timing
 from shared.settings import Settings
 from shared.workers import Resource, WorkerId
 from worker.call.customer import render
@@ -53,6 +54,7 @@ from worker.call.serving import Serving
 from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
+from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
 
@@ -162,11 +164,15 @@ class _Child:
                 self._serving.hearing.voice,
                 self._serving.caller_spoke,
             )
+            self._pipeline.troubles.attach(self._call_side())
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
-            resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
-            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
+            resource, limited = "pipeline", False
+            if isinstance(error, WarmupFailed):
+                resource, limited = error.resource, error.limited
+            trace = traceback.format_exc()[-4000:]
+            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=trace, limited=limited))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
         self._channel.send(Ready(build_s=time.monotonic() - self._forked_at), open_stacks())
@@ -256,6 +262,25 @@ class _Child:
         self._beat_now()
         if not self._bound:
             self._tell(ProviderLost(resource=resource, detail=why))
+
+    def _call_side(self) -> CallSide:
+        """Say what the call does about a provider in trouble."""
+        return CallSide(
+            bridge=self._serving.bridge,
+            give_up=self._give_up_soon,
+            retried=self._retried,
+            plays_until=lambda: self._pipeline.output.playout.plays_until,
+        )
+
+    def _retried(self, provider: Resource, cause: Setback) -> None:
+        self._tell(Retried(provider=provider, cause=cause))
+
+    def _give_up_soon(self) -> None:
+        async def give_up() -> None:
+            await self._serving.started.wait()  # there is nothing to close before
+            self._serving.end(EndReason.PROVIDER_LOST)
+
+        self._tasks.go(give_up())
 
     def _stage(self, stage: Stage, seconds: float) -> None:
         self._tell(Observed(timing=Timing.TURN, seconds=seconds, stage=stage))

@@ -180,9 +180,13 @@ class Serving:
         self._oddities.clear()
 
     async def hang_up(self) -> None:
-        """Let what the agent is saying be heard (or the goodbye clip, when it says nothing), then end the call."""
+        """Let what the agent is saying be heard, or the goodbye clip, then end the call."""
         await self._farewell.by_agent()
         self.end(EndReason.AGENT_HANGUP)
+
+    def bridge(self) -> None:
+        """Say bridging words."""
+        self._direct.play(BRIDGING, self._agent)
 
     async def dismiss(self, reason: EndReason) -> None:
         """End the call for a reason of ours that the caller cannot know: not in mid-word, and with a goodbye."""
@@ -225,7 +229,7 @@ class Serving:
         self._oddities[Oddity.BINARY_FRAME] += 1
 
     def oversize(self) -> None:
-        """Count a message beyond 64 KiB; the stream ends over it."""
+        """Count a message that was too long; the stream ends over it."""
         self._oddities[Oddity.OVERSIZE_FRAME] += 1
 
     def ended(self, code: int | None) -> None:
@@ -241,12 +245,10 @@ class Serving:
 
     def _start(self, event: Started) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
-        if self._ending:
-            return  # too late
         if event.call_sid != self._bound.call.call_sid:
             self.end(EndReason.TICKET_MISMATCH)
-            return
-        self._begin(event.stream_sid)
+        elif not self._ending:
+            self._begin(event.stream_sid)
 
     def _join(self, event: Joined) -> None:
         """Begin on a stream whose `start` a predecessor took with it: whether it greeted the caller, nobody knows."""

@@ -23,11 +23,12 @@ from shared.messages import (
     Ready,
     Resumed,
     Retire,
+    Retried,
     Started,
     WarmFailed,
 )
-from shared.metrics import Loss, Oddity, Timing
-from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
+from shared.metrics import PROVIDERS, Loss, Oddity, Setback, Timing
+from shared.workers import PARKED_RESOURCES, Resource, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -83,10 +84,12 @@ class Crew:
                 self._observed(message)
             case Counted():
                 self._counted(message)
+            case Retried():
+                self._retried(message)
             case Ready():
                 self._ready(worker, message, now)
             case WarmFailed():
-                self.fail(worker, message.resource, message.detail, message.traceback)
+                self.fail(worker, message.resource, message.detail, message.traceback, limited=message.limited)
             case ProviderLost():
                 self._provider_lost(worker, message.resource, message.detail)
             case _:
@@ -134,6 +137,12 @@ class Crew:
         except ValueError:
             _log.error("unknown oddity", oddity=message.oddity)
 
+    def _retried(self, message: Retried) -> None:
+        if message.provider in PROVIDERS and message.cause in {*Setback}:
+            self._house.metrics.provider_retried(Resource(message.provider), Setback(message.cause))
+        else:
+            _log.error("unknown retry", provider=message.provider, cause=message.cause)
+
     def _ready(self, worker: Worker, message: Ready, now: float) -> None:
         if worker.state is not _S.WARMING or worker.killed:
             return
@@ -147,14 +156,14 @@ class Crew:
         self._rescue.ready()
         self._house.changed()
 
-    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "") -> None:
+    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "", *, limited: bool = False) -> None:
         """Note that a worker will not become ready, and why."""
         if worker.state not in {_S.SPAWNED, _S.WARMING}:
             return
         now = time.monotonic()
         self._house.roster.step(worker, _E.FAIL, now)
         self._house.metrics.warmup_failed(resource)
-        self._troubles.note(resource, detail, trace, now)
+        self._troubles.note(resource, detail, trace, now, limited=limited)
         self._house.changed()
         _log.error("warm-up failed", worker=worker.id, resource=resource, detail=detail)
 

@@ -41,6 +41,8 @@ RECYCLE_JITTER: Final = 0.15
 
 FIRST_BACKOFF_S: Final = 0.25
 MOST_BACKOFF_S: Final = 5.0
+LIMITED_BACKOFF_S: Final = 30.0
+"""After a 429: a connection becomes free when a call ends, and asking sooner counts against the plan as well."""
 
 _S = WorkerState
 _COMING: Final = frozenset({_S.SPAWNED, _S.WARMING})
@@ -77,8 +79,14 @@ class Backoff:
     failures: int = 0
     until: float = -math.inf
 
-    def failed(self, now: float, jitter: float) -> "Backoff":
-        """Count a failure; `jitter` is in [0, 1). Failures while waiting belong to the one already counted."""
+    def failed(self, now: float, jitter: float, *, limited: bool = False) -> "Backoff":
+        """Count a failure; `jitter` is in [0, 1). Failures while waiting belong to the one already counted.
+
+        `limited`: a provider's plan is used up, whatever else was being waited for.
+        """
+        if limited:
+            until = now + LIMITED_BACKOFF_S * (0.75 + 0.5 * jitter)
+            return Backoff(self.failures + 1, max(self.until, until))
         if now < self.until:
             return self
         pause = min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self.failures, 10))
