@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.stack import LEXICON
 
 if TYPE_CHECKING:
+    from tests.stack import Stack
     from tests.standins.carrier_call import Call
 
 
@@ -31,3 +32,17 @@ async def greeted(call: Call) -> None:
     """Wait until the greeting is being heard."""
     await call.streaming()
     await call.hears(lambda heard: heard.duration_s > 0.3)
+
+
+def worker_of(stack: Stack, call_sid: str) -> int:
+    """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
+    lines = stack.pool.lines()
+    serves = [
+        line["worker"]
+        for line in lines
+        if line.get("event") in {"bound", "call resumed"}
+        and line.get("process") == "pool"
+        and line["call_sid"] == call_sid
+    ]
+    pids = {line["worker"]: int(line["pid"]) for line in lines if line.get("event") == "parked"}
+    return pids[serves[-1]] if serves else 0
