@@ -263,6 +263,15 @@ class PoolProcess:
         """Wait for a line of the log."""
         return await eventually(lambda: next((line for line in self.lines if line["event"] == event), None))
 
+    async def resumed(self, sid: CallSid, times: int = 1) -> dict[str, Any]:
+        """Wait until other workers have taken over a call this often, and give the last line of the log about it."""
+
+        def look() -> dict[str, Any] | None:
+            lines = [each for each in self.lines if each["event"] == "call resumed" and each["call_sid"] == sid]
+            return lines[times - 1] if len(lines) >= times else None
+
+        return await eventually(look)
+
     async def stop(self) -> int:
         """Send SIGTERM and wait for the end."""
         if self.process.returncode is None:
