@@ -1,10 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import order
 from router.order import Order
 from shared.calls import CallSid
-from shared.holdline import Visitor
+from shared.holdline import MOST_WAITING, Visitor
 
 A, B, C = CallSid("a"), CallSid("b"), CallSid("c")
 
@@ -52,7 +51,7 @@ def test_who_stops_asking_is_overdue_and_who_leaves_says_how_long_it_was_here() 
 
 def test_a_full_line_takes_nobody_new() -> None:
     line = Order()
-    for number in range(order.MOST_WAITING):
+    for number in range(MOST_WAITING):
         line.join(visitor(CallSid(str(number))), 100.0)
     line.join(visitor(A), 100.0)
     assert line.before(A, set()) is None
