@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from router import line as router_line
 from shared import holdline, redis_door
 from shared.holdline import HoldLine, SharedHoldLine
 from tests.fakes_pool import FakePool
-from tests.router.harness import BASE, Answer, Router, params_for, running, until
+from tests.router.harness import BASE, DEADLINE_S, Answer, Router, params_for, running, until
 
 
 def sid(number: int) -> str:
@@ -80,6 +81,12 @@ class Caller:
     def connected(self) -> bool:
         """Whether it has a worker."""
         return verbs(self.last) == ["Connect"]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not a Redis that hangs."""
+    monkeypatch.setattr(router_line, "ANSWER_S", DEADLINE_S)
 
 
 @pytest.fixture

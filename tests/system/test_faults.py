@@ -188,6 +188,6 @@ async def test_calls_beyond_the_pool_are_held_until_there_are_workers_for_them(s
             await call.streaming(timeout_s=60)
             await call.hangup()
             record = await call.ended()
-            assert bool(record.spoken) == (call in held)
-    assert stack.metric("offhook_cold_starts_total") == before + len(held)
+            assert (record.outcome, record.notices) == ("completed", ())
+    assert stack.metric("offhook_cold_starts_total") >= before + len(held)
     await settled(stack)

@@ -86,7 +86,7 @@ async def test_a_held_caller_who_hangs_up_leaves_the_line_to_the_others() -> Non
         assert [number_of(call) for call in (first, second)] == [1, 2]
         await first.hangup()
         await stack.until(
-            lambda: router_metric(stack, "offhook_hold_seconds_count", outcome="left") == 1, "one has left"
+            lambda: router_metric(stack, "offhook_hold_seconds_count", outcome="left") >= 1, "one has left"
         )
         await served_in_order([live], [second])
         await nobody_got_an_error([live, first, second])
