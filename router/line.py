@@ -3,9 +3,9 @@
 Fairness: with Redis, first come, first served across all routers, since a pool is told how many are to be served before
 a call and promises nothing that they need. Nobody waits for Redis who need not: how long the line is, is known from the
 last visit of anybody here, from a look every second, and from one at once when a worker becomes ready where there was
-none. So a new call can overtake only callers who joined the line at another router within the last second. Without Redis each router
-serves its own callers in order, and places are not told. When it is back, each caller takes its place again with its
-next question.
+none. So a new call can overtake only callers who joined the line at another router within the last second. Without Redis
+each router serves its own callers in order, and places are not told. When it is back, each caller takes its place again
+with its next question.
 """
 
 import asyncio

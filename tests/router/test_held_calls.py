@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from router import line as router_line
+from router import pools
 from shared import holdline, redis_door
 from shared.holdline import HoldLine, SharedHoldLine
 from tests.fakes_pool import FakePool
@@ -239,6 +240,18 @@ async def test_a_pool_that_drains_or_is_not_there_keeps_nobody_out_of_the_line(f
             await until(lambda: router.parts.door.pools.ready == 4)
             await caller.asks(router)
             assert caller.connected
+
+
+async def test_a_pool_that_does_not_answer_is_waited_for_once_in_each_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "RESERVE_TIMEOUT_S", 0.05)
+    async with FakePool(folder, silent=True).serving() as pool, running(folder) as router:
+        caller = Caller(1)
+        for asked in (1, 2, 3):
+            await (caller.dials(router) if asked == 1 else caller.asks(router))
+            assert caller.held
+            assert len(pool.reserved) == asked
 
 
 async def test_a_caller_who_only_waits_for_a_warming_worker_hears_nothing(folder: Path, line: HoldLine) -> None:
