@@ -125,12 +125,14 @@ class Router:
         async with asyncio.timeout(DEADLINE_S):
             return await answer
 
-    async def reserve(self, sid: CallSid, *, ttl_s: float = 30.0, attempt: int = 0) -> Reserved | NoWorker:
+    async def reserve(
+        self, sid: CallSid, *, ttl_s: float = 30.0, attempt: int = 0, behind: int = 0
+    ) -> Reserved | NoWorker:
         """Ask for a worker."""
         call = IncomingCall(
             call_sid=sid, caller="+15550001111", called="+15550002222", trace_id=TraceId("0" * 32), attempt=attempt
         )
-        answer = await self.ask(lambda request: Reserve(request=request, call=call, ttl_s=ttl_s))
+        answer = await self.ask(lambda request: Reserve(request=request, call=call, ttl_s=ttl_s, behind=behind))
         assert isinstance(answer, Reserved | NoWorker)
         return answer
 

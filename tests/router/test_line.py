@@ -17,7 +17,7 @@ from shared.calls import CallSid
 from shared.errors import ReadinessUnavailable
 from shared.holdline import MOST_WAITING, SharedHoldLine, Standing, Visitor, Word
 from shared.metrics import RouterMetrics
-from tests.router.harness import soon, until
+from tests.router.harness import DEADLINE_S, soon, until
 
 A, B, C = CallSid("a"), CallSid("b"), CallSid("c")
 
@@ -63,6 +63,12 @@ class Desk:
     def waiting(self) -> float:
         """The gauge."""
         return self.registry.get_sample_value("offhook_hold_waiting") or 0.0
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not a Redis that hangs."""
+    monkeypatch.setattr(module, "ANSWER_S", DEADLINE_S)
 
 
 @pytest.fixture
