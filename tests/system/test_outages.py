@@ -482,6 +482,7 @@ async def test_a_call_that_outlasts_the_drain_hears_a_goodbye(stack: Installatio
         assert end_of(stack, call.call_sid) == EndReason.DRAINED
         assert await asyncio.to_thread(stack.pool.wait) == 0
     finally:
+        await asyncio.to_thread(stack.pool.terminate)
         stack.pool.env = env
         stack.pool.start()
     await stack.ready()

@@ -158,7 +158,7 @@ class Serving:
     def wait_for_end_stored(self, seconds: float) -> None:
         """Let the end reason take this long to be stored, also when that wait has begun."""
         self._store_wait_s = seconds
-        if self._storing is not None:
+        if self._storing is not None and not self._storing.expired():
             self._storing.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def flush_oddities(self) -> None:
