@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.stack import Plan, Stack
+from tests.stack import ROOT, Plan, Stack
 from tests.system.talk import ask, greeted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 QUESTION = "Are you still there?"
-GOODBYE_S = 1.62  # the shipped recording
+GOODBYE = (ROOT / "audio_assets" / "goodbye.ulaw").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,9 @@ async def silent(carrier: Carrier) -> None:
     await greeted(call)
     await ask(call, "yes", "said:")
     await call.hears(lambda heard: QUESTION in heard.text())
-    asked_at = call.heard.duration_s
     parted(await call.ended())
     assert call.heard.text().count(QUESTION) == 1
-    assert call.heard.duration_s >= asked_at + GOODBYE_S - 0.5, "the goodbye was heard behind the question"
+    assert call.heard.audio().endswith(GOODBYE)
 
 
 async def silent_in_portuguese(carrier: Carrier) -> None:
@@ -82,7 +81,7 @@ async def talkative(carrier: Carrier) -> None:
         await asyncio.gather(talk, return_exceptions=True)
     parted(await ending)
     assert QUESTION not in call.heard.text()
-    assert call.heard.text().endswith((".", "!", "?")), "no word is cut"
+    assert call.heard.audio().endswith(GOODBYE)
 
 
 def parted(record: CallRecord) -> None:
