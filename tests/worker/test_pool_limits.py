@@ -25,7 +25,8 @@ async def test_live_and_parked_workers_never_have_more_voices_than_the_plan_allo
         router = await pool.router()
         await router.ready(2)
         promised = [await router.reserved(new_sid()) for _ in range(2)]
-        await router.ready(1)  # the third is refilled, a fourth is not
+        await eventually(lambda: born(pool) == 3)  # the third is refilled, a fourth is not
+        await router.ready(1)
         assert isinstance(await router.reserve(new_sid()), Reserved)
         refused = await router.reserve(new_sid())
         assert isinstance(refused, NoWorker)
