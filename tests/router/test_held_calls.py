@@ -155,7 +155,7 @@ async def test_callers_get_workers_in_the_order_in_which_they_came_whoever_asks_
         for caller in callers:
             await caller.dials(router)
         served: list[int] = []
-        while len(served) < len(callers):
+        for _ in callers:
             await give(pool, router, 1)
             for caller in reversed([each for each in callers if each.held]):
                 await caller.asks(router)

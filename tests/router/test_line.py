@@ -291,8 +291,8 @@ async def play(url: str, steps: list[tuple[str, int, int]], most: int) -> Town:
         town.ready = max(town.ready, 1)
         for router in town.routers:
             await router._ask(None)
-        for number, sid in enumerate(reversed(town.waiting)):
-            await town.ask(town.routers[number % 2], sid)
+        asked = [await town.ask(town.routers[number % 2], sid) for number, sid in enumerate(reversed(town.waiting))]
+        assert any(asked), "the line moves"
     for client in clients:
         await client.aclose()
     return town
