@@ -310,6 +310,7 @@ async def test_who_has_waited_too_long_hears_an_apology_and_is_out_of_the_line(f
         assert router.metric("offhook_hold_seconds_count", outcome="apology") == 1
         assert router.metric("offhook_hold_seconds_bucket", outcome="apology", le="60.0") == 0
         await until(lambda: router.metric("offhook_hold_waiting") == 0)
+        assert router.metric("offhook_hold_seconds_count", outcome="left") == 0
 
 
 async def test_who_has_waited_too_long_still_gets_a_worker_that_is_free_now(folder: Path, line: HoldLine) -> None:
