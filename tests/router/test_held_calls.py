@@ -155,7 +155,7 @@ async def test_callers_get_workers_in_the_order_in_which_they_came_whoever_asks_
         for caller in callers:
             await caller.dials(router)
         served: list[int] = []
-        while len(served) < len(callers):
+        for _ in callers:
             await give(pool, router, 1)
             for caller in reversed([each for each in callers if each.held]):
                 await caller.asks(router)
@@ -310,6 +310,7 @@ async def test_who_has_waited_too_long_hears_an_apology_and_is_out_of_the_line(f
         assert router.metric("offhook_hold_seconds_count", outcome="apology") == 1
         assert router.metric("offhook_hold_seconds_bucket", outcome="apology", le="60.0") == 0
         await until(lambda: router.metric("offhook_hold_waiting") == 0)
+        assert router.metric("offhook_hold_seconds_count", outcome="left") == 0
 
 
 async def test_who_has_waited_too_long_still_gets_a_worker_that_is_free_now(folder: Path, line: HoldLine) -> None:
