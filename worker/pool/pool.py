@@ -203,7 +203,7 @@ class Pool:
         now = time.monotonic()
         view = plan.View(
             now=now,
-            ready=self._given.settings.pool_ready,
+            ready=self._given.settings.pool_ready + self._rescue.waiting,
             most=int(self._most),
             can_fork=self._nursery.open,
             backoff=self._troubles.backoff,
