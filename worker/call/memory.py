@@ -25,6 +25,10 @@ COME_BACK: Final = (
     "The line to the caller broke and was connected again. The caller has just been asked for a moment. Go on where the"
     " conversation was, in one or two sentences."
 )
+CANCELLED: Final[Mapping[str, Any]] = {
+    "status": "cancelled",
+    "note": "The caller spoke before this was over. It may have been done or not.",
+}
 UNKNOWN_OUTCOME: Final[Mapping[str, Any]] = {
     "status": "unknown",
     "note": "The line was interrupted while this ran. It may have been done or not. Do not do it again; tell the caller"
@@ -124,12 +128,15 @@ class _Reading:
                 self._greet(entry)
             case "agent":
                 self._pending.append(Mark(entry.key, entry.text))
+                self._talked = self._talked or self._demands > 0
             case "heard":
                 self._heard(entry)
             case "spoken":
                 self._spoke(entry)
             case "interrupted":
                 self._interrupted(entry)
+            case "cleared":
+                self._pending.clear()
             case "tool":
                 self._tool(entry)
             case "result":
@@ -158,6 +165,7 @@ class _Reading:
         self._close(drop_pending=False)
         self._pending.clear()
         self._messages.append({"role": "user", "content": entry.text})
+        self._greeting = None  # it is over
         self._demands += 1
         self._results.clear()
 
@@ -177,15 +185,17 @@ class _Reading:
     def _heard(self, entry: Entry) -> None:
         names = [mark.name for mark in self._pending]
         if entry.key in names:
-            del self._pending[: names.index(entry.key) + 1]
-        if entry.text and entry.key not in self._settled:
+            proven = names.index(entry.key) + 1
+            self._spoken += [
+                mark.text for mark in self._pending[:proven] if mark.text and mark.name not in self._settled
+            ]
+            del self._pending[:proven]
+        elif entry.text and entry.key not in self._settled:
             self._spoken.append(entry.text)
 
     def _spoke(self, entry: Entry) -> None:
-        self._answered = max(self._answered, int(entry.key) if entry.key.isdigit() else 0)
-        if self._answered:
-            self._talked = True
-        elif self._greeting is not None:
+        self._answered = max(self._answered, int(entry.key) if entry.key.isdecimal() else 0)
+        if not self._answered and self._greeting is not None:
             self._greeting = Greeting(self._greeting.words, self._greeting.mark, self._greeting.at, sent=True)
 
     def _tool(self, entry: Entry) -> None:

@@ -40,7 +40,7 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
-from worker.call.memory import BROKEN_OFF, UNKNOWN_OUTCOME, Asked, Memory, result_messages
+from worker.call.memory import BROKEN_OFF, CANCELLED, UNKNOWN_OUTCOME, Asked, Memory, result_messages
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.transport import Input, Output
@@ -229,9 +229,9 @@ class AgentPipeline:
     async def recall(self, memory: Memory) -> None:
         """Take up a conversation that another worker had, and give the answer that is owed in it."""
         self.context.set_messages(list(memory.messages))
-        self._gate.recall(len(memory.messages))
+        self._gate.recall(sum(message["role"] == "user" for message in memory.messages))
         self._given = dict(memory.results)
-        answer = memory.owed
+        answer = memory.owed and not memory.unresolved
         for asked in memory.unresolved:
             answer = await self._settle(asked) or answer
         if memory.broke_off and not memory.unresolved:
@@ -320,6 +320,9 @@ class AgentPipeline:
                 outcome = await tool.run(ToolCall(asked.id, asked.arguments, self._session))
         except TimeoutError:
             outcome = Outcome({"error": "This took too long and was given up."})
+        except asyncio.CancelledError:
+            self._scribe.tool_ended(asked.id, CANCELLED, answer=False)  # or a successor would take it for unfinished
+            raise
         except Exception as error:
             log.exception("tool failed", tool=tool.name)
             outcome = Outcome({"error": f"This did not work: {error}"})

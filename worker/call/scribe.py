@@ -67,6 +67,10 @@ class Scribe:
         self._speeches.clear()
         self._write("interrupted", heard)
 
+    def cleared(self) -> None:
+        """Write down that what was not heard yet is taken back: it will be said again."""
+        self._write("cleared", "")
+
     def customer(self, outcome: str) -> None:
         """Write down what the prefetch found."""
         self._write("customer", outcome)

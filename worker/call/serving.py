@@ -48,7 +48,7 @@ from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
 from worker.call.scribe import Scribe
 from worker.call.stream import Stream, open_stream
-from worker.call.tape import Tape
+from worker.call.tape import Tape, pieces
 from worker.call.tasks import Tasks
 
 log = get(__name__)
@@ -271,6 +271,8 @@ class Serving:
             first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
         self._started_at = at
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        if self._codec.joining:
+            self._tell(Resumed(at=first_media_at or at))
         if not self._memory:
             self._scribe.greeting(self._greeting_words, mark)
         self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
@@ -334,8 +336,10 @@ class Serving:
         self._direct.attach(self._open_stream, stream_sid)
         at = 0.0
         if memory.owed:
+            self._scribe.cleared()
+        if memory.owed and not resume.bridged:  # else the keeper has done both
             self._pipeline.output.take_back()
-            at = 0.0 if resume.bridged else self._direct.play(BRIDGING, self._agent)
+            at = self._direct.play(BRIDGING, self._agent)
         self._opened = True
         self._started_at = self._bound.accepted_at
         self._tell(Resumed(at=at or time.monotonic()))
@@ -343,13 +347,14 @@ class Serving:
                  unresolved=len(memory.unresolved))  # fmt: skip
         self.started.set()
         if self._tape is not None:
-            self._early.insert(0, self._tape.unheard())
+            self._early[:0] = pieces(self._tape.unheard())
         self._tasks.go(self._take_up(resume))
 
     async def _take_up(self, resume: Resume) -> None:
         self._listen()
         begun = self._memory.greeting
-        if begun is not None and not begun.mark and not begun.sent:
+        if begun is not None and begun.words and not begun.mark and not begun.sent:
+            self._scribe.cleared()
             self._pipeline.output.take_back()
             await self._pipeline.speak(begun.words)  # the voice was greeting: it begins again
             return
