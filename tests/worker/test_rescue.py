@@ -9,19 +9,25 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from websockets.frames import Opcode
+from prometheus_client import CollectorRegistry
+from websockets.frames import CloseCode, Opcode
 
-from shared.agents import Agent
-from shared.calls import CallSid, EndReason, IncomingCall, StreamSid, TraceId
+from shared.agents import Agent, Agents
+from shared.calls import CallEvent, CallSid, EndReason, IncomingCall, StreamSid, TraceId
 from shared.journal import entry
+from shared.metrics import Loss, PoolMetrics
 from shared.ticket import Ticket
 from shared.workers import PoolId, WorkerId
 from tests.pool_process import DEADLINE_S, descriptors, eventually
 from tests.worker.line import Peer, connected, masked
 from worker.call.tape import Tape, make_tape
-from worker.pool import waiting
-from worker.pool.book import Call
-from worker.pool.rescue import CAREFUL_FROM, MOST_DEATHS, Fate, fate
+from worker.pool import rescue, waiting
+from worker.pool.book import Book, Call
+from worker.pool.customers import Customers
+from worker.pool.house import House
+from worker.pool.keeper import Keeper
+from worker.pool.rescue import CAREFUL_FROM, MOST_DEATHS, Fate, Rescue, fate
+from worker.pool.roster import Roster
 from worker.pool.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -90,11 +96,11 @@ class Line:
 
     def close(self) -> None:
         """Let everything go."""
-        assert self.call.stream is not None
-        assert self.call.tape is not None
-        self.call.stream.close()
         self.peer.sock.close()
-        os.close(self.call.tape)
+        if self.call.stream is not None:
+            self.call.stream.close()
+        if self.call.tape is not None:
+            os.close(self.call.tape)
 
 
 @pytest.fixture
@@ -213,6 +219,53 @@ async def test_a_stream_whose_start_nobody_has_read_is_left_for_the_next_worker(
         assert await asyncio.get_running_loop().sock_recv(line.call.stream, 2) == b"\x81\x96"
     assert not line.call.bridged
     waits.leave()
+
+
+def house(book: Book) -> House:
+    """Make a pool's parts around a book, without any worker."""
+    metrics = PoolMetrics(CollectorRegistry(), 1)
+    roster = Roster(1, metrics)
+
+    def ended(call: Call, reason: EndReason) -> None:
+        book.end(call, reason, 0.0)
+
+    return House(
+        pool=PoolId("p"), boot="b", agents=Agents(default=Agent()), stt_most=0, recycle_after_s=60.0, roster=roster,
+        book=book, keeper=Keeper(), customers=Customers(book, roster, None), metrics=metrics, ended=ended,
+        changed=lambda: None,
+    )  # fmt: skip
+
+
+async def test_a_call_that_nobody_can_serve_is_given_up_after_a_while(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "WAIT_S", 0.01)
+    book = Book()
+    rescues = Rescue(house(book), None)
+    book.add(line.call)
+    for event in (CallEvent.RESERVE, CallEvent.BIND):
+        book.step(line.call, event)
+    rescues.worker_lost(line.call, Loss.DIED)
+    assert rescues.waiting == 1
+    frames = await line.peer.frames(1)
+    assert frames[0].opcode is Opcode.CLOSE
+    assert line.peer.ws.close_rcvd is not None
+    assert line.peer.ws.close_rcvd.code == CloseCode.INTERNAL_ERROR
+    assert line.call.reason is EndReason.WORKER_LOST
+    assert rescues.waiting == 0
+    assert line.call.tape is None
+    assert await line.peer.at_end()
+
+
+async def test_a_call_that_drains_away_is_not_resumed(line: Line) -> None:
+    book = Book()
+    rescues = Rescue(house(book), None)
+    book.add(line.call)
+    for event in (CallEvent.RESERVE, CallEvent.BIND):
+        book.step(line.call, event)
+    rescues.worker_lost(line.call, Loss.DRAINED)
+    assert line.call.reason is EndReason.DRAINED
+    assert rescues.waiting == 0
 
 
 async def test_without_words_in_its_language_a_caller_waits_in_silence(line: Line) -> None:
