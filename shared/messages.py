@@ -295,7 +295,7 @@ class Entry(Message, frozen=True):
     """
 
     kind: Literal[
-        "user", "greeting", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
+        "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
     ]
     text: str
     at: float

@@ -102,6 +102,16 @@ def test_a_greeting_that_was_sent_whole_is_left_to_be_played() -> None:
     assert pages.memory.pending == (Mark("0:1", HELLO),)
 
 
+def test_of_a_long_greeting_it_is_known_how_much_was_sent() -> None:
+    pages = Pages()
+    pages.scribe.greeting(HELLO, "0:1")
+    pages.scribe.greeting_sent(41_600)
+    pages.scribe.greeting_sent(43_200)
+    greeting = pages.memory.greeting
+    assert greeting is not None
+    assert (greeting.size, greeting.sent) == (43_200, False)
+
+
 def test_a_greeting_that_was_heard_is_said_once() -> None:
     memory = Pages().greeted().memory
     assert memory.messages == (said("assistant", HELLO),)
@@ -385,7 +395,7 @@ def test_a_mark_of_a_predecessor_that_comes_back_later_is_no_second_message() ->
 # --- whatever happens -------------------------------------------------------------------------------------------------
 
 KINDS: tuple[EntryKind, ...] = (
-    "user", "greeting", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer",
+    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer",
 )  # fmt: skip
 texts = st.one_of(
     st.sampled_from(["", "Yes.", '{"name": "book", "arguments": {}}', '{"name": "book"}', "[1]", '{"table": 7}', "{"]),

@@ -23,7 +23,7 @@ from shared.metrics import Oddity, Timing
 from shared.settings import Settings
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from tests.worker.line import DEADLINE_S, Peer, connected, masked
-from worker.call.greeting import Recording, record
+from worker.call.greeting import Recording, burst, record
 from worker.call.media import clear_message, mark_message
 from worker.call.memory import COME_BACK, Greeting, Memory
 from worker.call.pipeline import AgentPipeline
@@ -778,18 +778,21 @@ async def test_the_mark_of_a_predecessors_greeting_proves_it_heard() -> None:
         assert (entry.kind, entry.text, entry.key) == ("heard", HELLO, "0:1")
 
 
-async def test_the_rest_of_a_long_greeting_follows_with_its_mark() -> None:
-    """The predecessor had sent the burst of 5 s at once, and had died before it sent more."""
+@pytest.mark.parametrize("more", [0, 1600], ids=["the burst", "and a piece"])
+async def test_the_rest_of_a_long_greeting_follows_with_its_mark(more: int) -> None:
+    """The predecessor had sent the burst of 5 s at once, and some of what follows it."""
     long = {**CLIPS, "greeting": recording("greeting", 5.5)}
-    begun = Greeting(HELLO, "0:1", time.time(), sent=False)
+    burst_size = burst(long["greeting"], "MZ01")[2]
+    begun = Greeting(HELLO, "0:1", time.time(), sent=False, size=more and burst_size + more)
     memory = Memory(messages=({"role": "assistant", "content": HELLO},), greeting=begun, pending=(Mark("0:1", HELLO),))
     async with call(recordings=long, after=After(resume(), memory)) as made:
         mark = await made.receive("mark")
         assert mark["mark"]["name"] == "0:1"
         sent = [len(base64.b64decode(each["media"]["payload"])) for each in made.messages if each["event"] == "media"]
-        assert sum(sent) == pytest.approx(0.5 * RATE, abs=0.2 * RATE)
+        assert 5.5 * RATE - sum(sent) == burst_size + more
         assert made.pipeline.output.playout.sent_bytes == 5.5 * RATE
-        assert [each.kind for each in await made.until_told(Entry)] == ["spoken"]
+        kinds = [each.kind for each in await made.until_told(Entry, len(sent) + 1)]
+        assert kinds == ["sent"] * len(sent) + ["spoken"]
 
 
 async def test_a_greeting_of_the_voice_begins_again() -> None:

@@ -52,17 +52,17 @@ class DirectSpeech:
         self._greeting, self._words = greeting, words
         return at, used, self._pipeline.output.playout.mark(words)
 
-    def greet_on(self, greeting: Recording, begun: Greeting, began_at: float, lost_at: float) -> None:
-        """Go on with a greeting that a predecessor began at `began_at` and gave up at `lost_at` (monotonic)."""
+    def greet_on(self, greeting: Recording, begun: Greeting, began_at: float) -> None:
+        """Go on with a greeting that a predecessor began at `began_at` (monotonic)."""
         playout = self._pipeline.output.playout
-        sent = len(greeting.clip.audio) if begun.sent else int((BURST_S + lost_at - began_at) * RATE)
+        sent = len(greeting.clip.audio) if begun.sent else begun.size or BURST_S * RATE
         used = audio = 0
         for piece in greeting.pieces:
             if audio >= sent:
                 break
             used, audio = used + 1, audio + piece.size
         playout.sent(audio, began_at)
-        if began_at + len(greeting.clip.audio) / RATE > time.monotonic():
+        if not begun.sent or began_at + len(greeting.clip.audio) / RATE > time.monotonic():
             self._greeting, self._words = greeting, begun.words
         if not begun.sent:
             self.follow(greeting, used, begun.mark)
@@ -105,9 +105,12 @@ class DirectSpeech:
         output = self._pipeline.output
         await output.announce_direct_speech(speaking=True)
         prefix = media_prefix(self._stream_sid)
+        size = sum(piece.size for piece in greeting.pieces[:used])
         for piece in greeting.pieces[used:]:
             await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
             if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
                 output.playout.sent(piece.size, time.monotonic())
+                size += piece.size
+                self._scribe.greeting_sent(size)
         output.send_mark(mark)
         self._scribe.greeted()

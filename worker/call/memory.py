@@ -6,7 +6,7 @@ that broke off is taken back and given again, a reply that was sent whole is lef
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -52,12 +52,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """The greeting that had begun: its words, its mark, when (unix seconds), and whether all of it was sent."""
+    """The greeting that had begun: its words, its mark, when (unix seconds), and how much of it was sent.
+
+    `size` counts the bytes sent beyond what is sent at once, together with that; 0 when there were none. `sent`: all of it.
+    """
 
     words: str
     mark: str
     at: float
     sent: bool
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class _Reading:
         match entry.kind:
             case "user":
                 self._user(entry)
-            case "greeting":
+            case "greeting" | "sent":
                 self._greet(entry)
             case "agent":
                 self._pending.append(Mark(entry.key, entry.text))
@@ -170,6 +174,10 @@ class _Reading:
         self._results.clear()
 
     def _greet(self, entry: Entry) -> None:
+        if entry.kind == "sent":
+            if self._greeting is not None and entry.key.isdecimal():
+                self._greeting = replace(self._greeting, size=int(entry.key))
+            return
         self._greeting = Greeting(entry.text, entry.key, entry.at, sent=False)
         if entry.key:  # without a mark of its own the voice speaks it, sentence by sentence
             self._pending.append(Mark(entry.key, entry.text))
@@ -196,7 +204,7 @@ class _Reading:
     def _spoke(self, entry: Entry) -> None:
         self._answered = max(self._answered, int(entry.key) if entry.key.isdecimal() else 0)
         if not self._answered and self._greeting is not None:
-            self._greeting = Greeting(self._greeting.words, self._greeting.mark, self._greeting.at, sent=True)
+            self._greeting = replace(self._greeting, sent=True)
 
     def _tool(self, entry: Entry) -> None:
         try:

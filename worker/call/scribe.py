@@ -42,6 +42,10 @@ class Scribe:
         """Write down that the greeting begins."""
         self._write("greeting", words, mark)
 
+    def greeting_sent(self, size: int) -> None:
+        """Write down how many bytes of the greeting have been sent, beyond those that are sent at once."""
+        self._write("sent", "", str(size))
+
     def greeted(self) -> None:
         """Write down that the greeting was sent to its end."""
         self._write("spoken", "", "0")

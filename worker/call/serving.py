@@ -348,9 +348,9 @@ class Serving:
         self.started.set()
         if self._tape is not None:
             self._early[:0] = pieces(self._tape.unheard())
-        self._tasks.go(self._take_up(resume))
+        self._tasks.go(self._take_up())
 
-    async def _take_up(self, resume: Resume) -> None:
+    async def _take_up(self) -> None:
         self._listen()
         begun = self._memory.greeting
         if begun is not None and begun.words and not begun.mark and not begun.sent:
@@ -359,7 +359,7 @@ class Serving:
             await self._pipeline.speak(begun.words)  # the voice was greeting: it begins again
             return
         if begun is not None and self._greeting is not None:
-            self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at), resume.lost_at)
+            self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at))
         await self._pipeline.recall(self._memory)
 
     # --- in the middle ------------------------------------------------------------------------------------------------
