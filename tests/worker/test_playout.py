@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.fakes import HandClock
-from worker.call.playout import RATE, Playout, SpokenSentences
+from worker.call.playout import RATE, Mark, Playout, SpokenSentences
 
 
 def test_audio_plays_from_the_moment_it_was_written() -> None:
@@ -93,6 +93,22 @@ def test_names_carry_the_generation_of_the_worker_and_never_repeat() -> None:
     names += [playout.mark("") for _ in range(3)]
     assert names == [f"0:{number}" for number in range(1, 7)]
     assert Playout(resume=2).mark("") == "2:1"
+
+
+def test_marks_of_a_predecessor_that_come_back_prove_what_it_said() -> None:
+    playout = Playout(1, [Mark("0:3", "Gladly."), Mark("0:4", "For how many?")])
+    own = playout.mark("And when?")
+    assert own == "1:1"
+    assert playout.echoed("0:3") == "Gladly."
+    assert playout.echoed("0:3") is None
+    assert playout.echoed(own) == "For how many? And when?"
+
+
+def test_a_clear_also_takes_back_what_a_predecessor_sent() -> None:
+    playout = Playout(1, [Mark("0:3", "Gladly.")])
+    assert playout.clear(0.0)
+    assert playout.echoed("0:3") is None
+    assert playout.knows("0:3")
 
 
 def test_marks_of_this_call_are_known_also_those_of_a_former_worker() -> None:
