@@ -22,8 +22,8 @@ pytestmark = pytest.mark.system
 
 BRIDGING = (ROOT / "audio_assets" / "bridging.ulaw").read_bytes()
 ANSWER = "We open at nine. See you then. Good day."
-HEARD = "You said: What time is it please?"
-PATIENCE_S = 30.0
+HEARD = "You said: My favourite colour is purple."
+PATIENCE_S = 25.0
 
 Faults = dict[str, Any]
 
@@ -118,7 +118,7 @@ async def test_a_voice_that_fails_and_comes_back_says_every_word_once(
     call = await listening(stack, carrier)
     await stack.openai.control(script=[{"text": ANSWER}])
     await stack.cartesia.control(**faults)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await hears_once(call, ANSWER)
     assert await retries(stack, "tts", cause) > before
     assert BRIDGING not in call.heard.audio()
@@ -130,7 +130,7 @@ async def test_what_is_to_be_said_while_the_voice_connects_is_heard(stack: Stack
     call = await listening(stack, carrier)
     await stack.openai.control(script=[{"text": ANSWER}])
     await stack.cartesia.control(connect_ms=1500)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await stack.cartesia.control(drop_all="tts")
     await hears_once(call, ANSWER)
     await goes_on(call)
@@ -140,7 +140,7 @@ async def test_a_voice_that_takes_the_text_and_says_nothing_is_replaced(stack: S
     call = await listening(stack, carrier)
     await stack.openai.control(script=[{"text": ANSWER}])
     await stack.cartesia.control(stall_tts=True)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     asked = len(ANSWER.split(". ")) + 1  # its sentences and its end
     await stack.until(
         lambda: stack.cartesia.state_now()["counters"].get("tts_stalled", 0) >= asked, "the answer was swallowed"
@@ -171,7 +171,7 @@ async def test_a_model_that_fails_and_comes_back_answers_once(
     before = await retries(stack, "llm", cause)
     call = await listening(stack, carrier)
     await stack.openai.control(**faults)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await hears_once(call, HEARD)
     assert await retries(stack, "llm", cause) > before
     await hung_up(call)
@@ -186,7 +186,7 @@ async def test_an_ear_that_is_lost_before_or_in_the_middle_of_speech_understands
     stack: Stack, carrier: Carrier, faults: Faults, when_s: float
 ) -> None:
     call = await listening(stack, carrier)
-    speech = recording("what-time")
+    speech = recording("remember")
     cut = int(when_s * 8000)
     await call.say(speech[:cut])
     await stack.cartesia.control(**faults)
@@ -211,7 +211,7 @@ async def test_an_ear_that_fails_at_the_end_of_a_turn_understands_it_once(
     before = await retries(stack, "stt", cause)
     call = await listening(stack, carrier)
     await stack.cartesia.control(**faults)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await hears_once(call, HEARD)
     assert await retries(stack, "stt", cause) > before
     await hung_up(call)
@@ -220,7 +220,7 @@ async def test_an_ear_that_fails_at_the_end_of_a_turn_understands_it_once(
 async def test_an_ear_that_takes_speech_and_says_nothing_is_replaced(stack: Stack, carrier: Carrier) -> None:
     call = await listening(stack, carrier)
     await stack.cartesia.control(stall_stt=True)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await stack.until(lambda: stack.cartesia.state_now()["counters"].get("stt_stalled"), "the turn was swallowed")
     await stack.cartesia.control(stall_stt=False)
     await hears_once(call, HEARD)
@@ -234,7 +234,7 @@ async def test_an_ear_refused_at_the_reservation_comes_during_the_call(stack: St
     call = await carrier.dial()
     await call.streaming()
     await call.until(lambda: any(mark.echoed_at and not mark.cleared for mark in call.streams[0].marks))
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await hears_once(call, HEARD)
     assert await retries(stack, "stt", "limited") > 0
     await goes_on(call)
@@ -247,7 +247,7 @@ async def test_an_outage_of_some_seconds_is_bridged_once_and_the_answer_follows(
     call = await listening(stack, carrier)
     await stack.openai.control(script=[{"text": ANSWER}])
     await stack.cartesia.control(refuse_status=503, refuse_kind="tts", drop_all="tts")
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     await call.hears(lambda heard: BRIDGING in heard.audio(), PATIENCE_S)
     await stack.cartesia.control(refuse_status=0)
     await call.hears(lambda heard: heard.text().endswith("day.") and not heard.playing, PATIENCE_S)
@@ -266,7 +266,7 @@ async def test_a_provider_that_does_not_come_back_ends_the_call_with_an_apology(
         await stack.openai.control(fail_status=500)
     else:
         await stack.cartesia.control(refuse_status=503, refuse_kind=provider, drop_all=provider)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     record = await call.ended(PATIENCE_S)
     assert call.heard.audio().count(BRIDGING) == 1
     assert len(record.spoken) == 1, "one apology"
@@ -285,7 +285,7 @@ async def test_a_refusal_that_will_not_change_ends_the_call_at_once(
 ) -> None:
     call = await listening(stack, carrier)
     await stack.openai.control(**faults)
-    await call.say(recording("what-time"))
+    await call.say(recording("remember"))
     record = await call.ended(PATIENCE_S)
     assert BRIDGING not in call.heard.audio(), "nobody waited for it"
     assert len(record.spoken) == 1
