@@ -240,6 +240,26 @@ async def test_an_ear_refused_at_the_reservation_comes_during_the_call(stack: St
     await goes_on(call)
 
 
+async def test_who_speaks_while_the_voice_is_away_is_answered_and_the_former_answer_is_forgotten(
+    stack: Stack, carrier: Carrier
+) -> None:
+    """The caller interrupts an answer that cannot be said; only the one to the last turn is heard."""
+    call = await listening(stack, carrier)
+    await stack.openai.control(script=[{"text": ANSWER}])
+    await stack.cartesia.control(refuse_status=503, refuse_kind="tts", drop_all="tts")
+    await call.say(recording("yes"))
+    await stack.until(
+        lambda: any("done_at" in one for one in stack.openai.state_now()["log"]), "the first answer is written"
+    )
+    await call.say(recording("remember"))
+    await stack.until(
+        lambda: sum("done_at" in one for one in stack.openai.state_now()["log"]) == 2, "the second one too"
+    )
+    await stack.cartesia.control(refuse_status=0)
+    await hears_once(call, HEARD)
+    await goes_on(call)
+
+
 # --- a long trouble: bridging words, then an apology --------------------------------------------------------------------
 
 
@@ -302,3 +322,19 @@ async def test_a_trouble_is_logged_when_it_begins_and_when_it_ends(stack: Stack,
     await stack.until(lambda: said("provider works again"), "the voice is back")
     assert said("provider in trouble") == said("provider works again") == 1
     await goes_on(call)
+
+
+# --- while parking; last, because the pool waits for half a minute afterwards ------------------------------------------------
+
+
+async def test_a_used_up_plan_stops_the_refill_and_is_named(stack: Stack, carrier: Carrier) -> None:
+    """Both voices the plan allows are there; the one that a call would need behind them is asked for once."""
+    await stack.cartesia.control(tts_max_connections=2)
+    call = await listening(stack, carrier)
+    page = await stack.until(
+        lambda: next(filter(lambda text: "429" in text, [stack.fetch(f"{stack.pool_url}/readyz")]), ""),
+        "the pool says so",
+    )
+    assert "429: connection limit of the plan reached" in page
+    await goes_on(call)
+    assert (await stack.cartesia.state())["counters"]["tts_refused"] == 1, "in the time of a whole conversation"
