@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -263,10 +264,15 @@ async def test_who_speaks_while_the_voice_is_away_is_answered_and_the_former_ans
 # --- a long trouble: bridging words, then an apology --------------------------------------------------------------------
 
 
-async def test_an_outage_of_some_seconds_is_bridged_once_and_the_answer_follows(stack: Stack, carrier: Carrier) -> None:
+@pytest.mark.parametrize(
+    "faults", [{"drop_all": "tts"}, {"drop_tts_after_chunks": 9, "drop_tts_next": 1}], ids=["before", "in the middle"]
+)
+async def test_an_outage_of_some_seconds_is_bridged_once_and_the_answer_follows(
+    stack: Stack, carrier: Carrier, faults: Faults
+) -> None:
     call = await listening(stack, carrier)
     await stack.openai.control(script=[{"text": ANSWER}])
-    await stack.cartesia.control(refuse_status=503, refuse_kind="tts", drop_all="tts")
+    await stack.cartesia.control(refuse_status=503, refuse_kind="tts", **faults)
     await call.say(recording("remember"))
     await call.hears(lambda heard: BRIDGING in heard.audio(), PATIENCE_S)
     await stack.cartesia.control(refuse_status=0)
@@ -337,4 +343,7 @@ async def test_a_used_up_plan_stops_the_refill_and_is_named(stack: Stack, carrie
     )
     assert "429: connection limit of the plan reached" in page
     await goes_on(call)
-    assert (await stack.cartesia.state())["counters"]["tts_refused"] == 1, "in the time of a whole conversation"
+    refused = [one["at"] for one in (await stack.cartesia.state())["log"] if one["kind"] == "tts_refused"]
+    assert all(later - earlier > 20 for earlier, later in itertools.pairwise(refused)), (
+        "and is not asked for again soon"
+    )

@@ -16,6 +16,7 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
+    InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
@@ -247,6 +248,20 @@ async def test_a_context_that_expired_in_the_middle_of_a_turn_is_gone_on_with_in
             frames = of_kind(await rig.until(TTSStoppedFrame), TTSAudioRawFrame)
         sound = audioop.lin2ulaw(b"".join(frame.audio for frame in frames), 2)
         assert " ".join(word.text for word in modem.decode(sound)) == "One. Two three."
+
+
+async def test_a_sentence_that_was_interrupted_is_no_longer_waited_for() -> None:
+    async with cartesia(stall_tts=True) as standin:
+        trouble = Trouble(Resource.TTS)
+        tts = ParkedCartesiaTTS(cartesia_settings(standin.port), lambda _why: None, trouble)
+        async with piped(tts) as rig:
+            tts.serving = True
+            await rig.send(TTSSpeakFrame("Nobody hears this."))
+            await eventually(lambda: tts._line._watchdog)
+            assert trouble.wanted_since is not None
+            await rig.send(InterruptionFrame())
+            await rig.until(InterruptionFrame)
+        assert (tts._line._watchdog, tts._utterances) == (None, {})
 
 
 async def until_logged(standin: Standin, kind: str) -> None:

@@ -222,7 +222,6 @@ class ParkedCartesiaTTS(CartesiaTTSService):
                 await self._refused(name, utterance, said)
             case _:
                 pass
-        self._expect()
         self._review()
 
     async def _sound(self, name: str, utterance: Utterance, pcm: bytes) -> None:
@@ -268,8 +267,10 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         return utterance
 
     def _review(self) -> None:
+        """Look again at what is waited for: by the caller, and by the line."""
         if not any(utterance.unsaid or utterance.flushed for utterance in self._utterances.values()):
             self._trouble.idle()
+        self._expect()
 
     # --- the clock ----------------------------------------------------------------------------------------------------
 
