@@ -43,6 +43,7 @@ async def carrier(stack: Stack) -> AsyncIterator[Carrier]:
     cartesia = (await stack.cartesia.state())["settings"]
     openai = (await stack.openai.state())["settings"]
     await stack.ready()
+    await stack.cartesia.control(tts_realtime_factor=50.0)  # a busy machine must not put holes into words
     try:
         async with stack.carrier() as made:
             yield made

@@ -40,8 +40,9 @@ from tests.pool_process import eventually
 from tests.standins import modem
 from tests.standins.pipecat_rig import RATE_HZ, Rig, frames_of, of_kind, piped
 from tests.standins.process import ROOT, Standin, running
+from worker.call.transport import PARAMS
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
-from worker.providers.cartesia_tts import ParkedCartesiaTTS
+from worker.providers.cartesia_tts import PIECE_S, ParkedCartesiaTTS
 from worker.providers.languages import base_language, language_name
 from worker.providers.openai_llm import WarmOpenAILLM, prompt, retry_after_s, setback_of
 from worker.providers.retry import Trouble
@@ -248,6 +249,10 @@ async def test_a_context_that_expired_in_the_middle_of_a_turn_is_gone_on_with_in
             frames = of_kind(await rig.until(TTSStoppedFrame), TTSAudioRawFrame)
         sound = audioop.lin2ulaw(b"".join(frame.audio for frame in frames), 2)
         assert " ".join(word.text for word in modem.decode(sound)) == "One. Two three."
+
+
+def test_lost_sound_is_filled_up_to_what_the_transport_plays_at_once() -> None:
+    assert PARAMS.audio_out_10ms_chunks / 100 == PIECE_S
 
 
 async def test_a_sentence_that_was_interrupted_is_no_longer_waited_for() -> None:
