@@ -291,10 +291,14 @@ class Resumed(Message, frozen=True):
 class Entry(Message, frozen=True):
     """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
 
+    Only `came_back` is written by a pool.
+
     The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
     """
 
-    kind: Literal["user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer"]
+    kind: Literal[
+        "user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer", "came_back"
+    ]
     text: str
     at: float
     key: str = ""

@@ -40,7 +40,7 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
-from worker.call.memory import BROKEN_OFF, UNKNOWN_OUTCOME, Asked, Memory, result_messages
+from worker.call.memory import BROKEN_OFF, COME_BACK, UNKNOWN_OUTCOME, Asked, Memory, result_messages
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.transport import Input, Output
@@ -236,13 +236,13 @@ class AgentPipeline:
             answer = await self._settle(asked) or answer
         if memory.broke_off and not memory.unresolved:
             self.context.add_message({"role": "developer", "content": BROKEN_OFF})
+        elif memory.came_back:
+            self.context.add_message({"role": "developer", "content": COME_BACK})
         if answer:
             await self.answer()
 
-    async def answer(self, note: str = "") -> None:
-        """Ask the model for an answer now; `note` tells it why."""
-        if note:
-            self.context.add_message({"role": "developer", "content": note})
+    async def answer(self) -> None:
+        """Ask the model for an answer now."""
         await self._worker.queue_frame(LLMRunFrame())
 
     def open_gate(self) -> None:

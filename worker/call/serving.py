@@ -43,7 +43,7 @@ from worker.call.media import (
     Started,
     Stopped,
 )
-from worker.call.memory import COME_BACK, Memory
+from worker.call.memory import Memory
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
 from worker.call.scribe import Scribe
@@ -287,8 +287,6 @@ class Serving:
         self._listen()
         if self._memory:
             await self._pipeline.recall(self._memory)
-            if not self._memory.owed:
-                await self._pipeline.answer(COME_BACK)
         else:
             await self._greet(used, mark)
 

@@ -66,7 +66,8 @@ class Copies:
 
     def over(self, call: Call) -> None:
         """Delete the copy of a call's journal, soon."""
-        if self._journals.pop(call.sid, None) is not None or call.sid in self._copied:
+        written = self._journals.pop(call.sid, None) is not None or call.sid in self._copied
+        if written or call.attempt:  # a call that came back has a copy by its former pool
             self._over.add(call.sid)
             self._news.set()
 

@@ -45,6 +45,7 @@ from worker.pool.house import House
 from worker.pool.http import Health, serve
 from worker.pool.keeper import Keeper
 from worker.pool.nursery import Nursery
+from worker.pool.recall import Recall
 from worker.pool.rescue import Rescue
 from worker.pool.roster import Roster
 from worker.pool.troubles import Troubles
@@ -109,7 +110,7 @@ class Pool:
             changed=self.changed,
         )
         self._keeper = house.keeper
-        self._control = Control(house)
+        self._control = Control(house, Recall(Records(self._redis), self._copies.append))
         self._rescue = Rescue(house, given.bridging)
         self._crew = Crew(house, self._control, self._rescue, self._copies, self._troubles)
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)
