@@ -1,6 +1,7 @@
 """Start the router: `python -m router`. Everything it can do wrong at start is said before it listens, with exit 2."""
 
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -17,8 +18,8 @@ from router.serving import listen, server
 from shared import logs, redis_door
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
-from shared.records import Records
 from shared.settings import Process, Settings, load, refuse
+from shared.traces import traces_of
 
 log = logs.get(__name__)
 
@@ -51,7 +52,7 @@ def _outside(settings: Settings) -> Outside:
         queue.close()
         await redis.aclose()
 
-    return Outside(queue.enqueue, Records(redis).end_of, close)
+    return Outside(queue.enqueue, functools.partial(traces_of, redis), close)
 
 
 def _check(settings: Settings) -> Mapping[str, bytes]:

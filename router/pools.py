@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from watchfiles import awatch
 
+from router.cutoff import Whereabouts
 from router.link import Address, ForeignSocket, Link, dial
 from shared import logs
 from shared.calls import IncomingCall
@@ -37,6 +38,9 @@ RETRY_S: Final = 0.2
 NEWBORN_S: Final = 2.0
 """A younger socket that refuses may be one that is bound and does not listen yet."""
 
+LOST_KEPT: Final = 100
+"""How many pools that were lost are remembered, for the calls they had."""
+
 log = logs.get(__name__)
 
 
@@ -60,6 +64,7 @@ class Pools:
         self._on_ready = on_ready
         self._links: dict[Address, Link] = {}
         self._unusable: set[Address] = set()
+        self._lost: dict[tuple[PoolId, str], Path] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -131,6 +136,23 @@ class Pools:
             if isinstance(said, EndKnown) and said.state is not None:
                 return said
         return None
+
+    def whereabouts(self, ticket: Ticket) -> Whereabouts:
+        """Say whether the pool of a ticket, in the life that wrote it, is here, gone for certain, or not ours to tell."""
+        if self._of(ticket):
+            return Whereabouts.HERE
+        path = self._lost.get((ticket.pool, ticket.boot))
+        if path is None:
+            return Whereabouts.ELSEWHERE
+        try:
+            dial(path).close()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return Whereabouts.GONE
+        except (ForeignSocket, OSError):
+            return Whereabouts.ELSEWHERE
+        # somebody answers there: another life, or the same, which closed its connection to us and will have a new one
+        another = any(link.open and link.address.path == path for link in self._links.values())
+        return Whereabouts.GONE if another else Whereabouts.ELSEWHERE
 
     def no_prefetch(self, ticket: Ticket, why: str) -> None:
         """Tell the pool of a reserved call that nobody looks up its customer."""
@@ -209,11 +231,18 @@ class Pools:
     def _link_changed(self, link: Link) -> None:
         if not link.open and link.introduced.is_set() and self._links.get(link.address) is link:
             del self._links[link.address]
+            self._remember_lost(link)
             if link.foreign:
                 self._unusable.add(link.address)
             else:
                 self._retry_soon()
         self._on_ready(self.ready)
+
+    def _remember_lost(self, link: Link) -> None:
+        if link.welcome is not None:
+            self._lost[link.welcome.pool, link.welcome.boot] = link.address.path
+            while len(self._lost) > LOST_KEPT:
+                del self._lost[next(iter(self._lost))]
 
     def _retry_soon(self) -> None:
         """Scan again in a moment; a pool that closes on us at once is thus met at most 5 times a second."""

@@ -1,6 +1,6 @@
 """The journal of a call: what must be known to resume it, as small entries written ahead of what they announce. Pure.
 
-The worker writes, its pool holds (and writes `came_back` itself, before that worker's first). An entry that was sent survives `kill -9` of its sender.
+The worker writes, its pool holds. An entry that was sent survives `kill -9` of its sender. `came_back` is the pool's own.
 
 | kind | `text` | `key` |
 |---|---|---|
