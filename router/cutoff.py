@@ -3,8 +3,9 @@
 To take a cut-off for an end costs an apology. To take an end for a cut-off brings a caller who said goodbye back into the
 conversation, so that is never done: every doubt is an apology. What each rule guards against:
 
-- An end is stored before the stream is closed, by the pool or, when that is gone, by the call's worker. Only Redis being
-  away can prevent it. So a cut-off needs Redis to answer, and everything else to agree with it.
+- An end is told to the routers nearby and stored before the stream is closed, by the pool or, when that is gone, stored by
+  the call's worker. Only Redis being away can prevent that. So a cut-off needs Redis to answer, and everything to agree.
+- That a promise ran out is no end: a pool that was too slow to be given the call stores it, whoever has the call.
 - A journal's copy is deleted at every end, and gone after Redis was restarted empty: without it nothing proves that the call
   had begun and was not ended.
 - A living pool knows better, however slow it is: as long as it may live, nothing is a cut-off. Its lease says so from
@@ -104,7 +105,7 @@ def judge(attempt: int, whereabouts: Whereabouts, said: Said, looks: Sequence[Tr
     last = looks[-1]
     if last is None:
         return Unclear(Doubt.REDIS_SILENT)
-    if last.ended:
+    if last.ended and last.reason is not EndReason.NEVER_CONNECTED:
         return Unclear(Doubt.END_UNREADABLE) if last.reason is None else Over(last.reason)
     doubt = _doubt(whereabouts, said) or _absence(attempt, last)
     if doubt is not None:

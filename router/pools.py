@@ -16,9 +16,9 @@ from watchfiles import awatch
 from router.cutoff import Whereabouts
 from router.link import Address, ForeignSocket, Link, dial
 from shared import logs
-from shared.calls import IncomingCall
+from shared.calls import CallSid, CallState, EndReason, IncomingCall
 from shared.errors import SettingsError
-from shared.messages import AskEnd, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
+from shared.messages import AskEnd, Ended, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
 from shared.ticket import Ticket
 from shared.workers import PoolId
 
@@ -37,6 +37,9 @@ RESCAN_MS: Final = 2_000
 RETRY_S: Final = 0.2
 NEWBORN_S: Final = 2.0
 """A younger socket that refuses may be one that is bound and does not listen yet."""
+
+ENDS_KEPT: Final = 10_000
+"""How many ends of calls are remembered: the carrier asks within seconds, about 2 MB."""
 
 LOST_KEPT: Final = 100
 """How many pools that were lost are remembered, for the calls they had."""
@@ -65,6 +68,7 @@ class Pools:
         self._links: dict[Address, Link] = {}
         self._unusable: set[Address] = set()
         self._lost: dict[tuple[PoolId, str], Path] = {}
+        self._ends: dict[tuple[CallSid, int], EndReason] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -128,12 +132,22 @@ class Pools:
         return None
 
     async def ask_end(self, ticket: Ticket) -> EndKnown | None:
-        """Ask how a call ended: its own pool, or when that is gone every other one that may have got it."""
-        for link in self._of(ticket) or self._open():
+        """Ask how a call ended: its own pool, or when that is gone every other one that may have got it.
+
+        What a pool has told by itself needs no asking, and outlives it. Of the other pools none counts whose promise ran
+        out: it was asked too, and the call went elsewhere.
+        """
+        reason = self._ends.get((ticket.call_sid, ticket.attempt))
+        if reason is not None:
+            return EndKnown(request=0, state=CallState.ENDED, reason=reason)
+        own = self._of(ticket)
+        for link in own or self._open():
             said: Any = await link.ask(
                 lambda number: AskEnd(request=number, call_sid=ticket.call_sid, attempt=ticket.attempt)
             )
-            if isinstance(said, EndKnown) and said.state is not None:
+            if not isinstance(said, EndKnown) or said.state is None:
+                continue
+            if own or said.reason is not EndReason.NEVER_CONNECTED:
                 return said
         return None
 
@@ -218,7 +232,7 @@ class Pools:
             log.warning("pool cannot be reached", socket=address.path.name, why=str(error))
             self._retry_soon()
         else:
-            self._links[address] = Link(address, sock, self._link_changed)
+            self._links[address] = Link(address, sock, self._link_changed, self._call_ended)
 
     def _refused(self, address: Address) -> None:
         with contextlib.suppress(OSError):
@@ -237,6 +251,13 @@ class Pools:
             else:
                 self._retry_soon()
         self._on_ready(self.ready)
+
+    def _call_ended(self, end: Ended) -> None:
+        if end.reason is EndReason.NEVER_CONNECTED:
+            return  # a promise that ran out; another pool may have the call
+        self._ends[end.call_sid, end.attempt] = end.reason
+        while len(self._ends) > ENDS_KEPT:
+            del self._ends[next(iter(self._ends))]
 
     def _remember_lost(self, link: Link) -> None:
         if link.welcome is not None:

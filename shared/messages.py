@@ -15,7 +15,7 @@ from shared.errors import StreamProtocolError
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Grows with every change a peer of the former version would not understand."""
 
 MAX_MESSAGE_BYTES: Final = 65_536
@@ -124,7 +124,18 @@ class EndKnown(Message, frozen=True):
     reason: EndReason | None
 
 
-FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown
+class Ended(Message, frozen=True):
+    """Pool to every router, when a call has ended and before its stream is closed.
+
+    So the end is known at `/call-ended` also when Redis did not take it and the pool is dead by then.
+    """
+
+    call_sid: CallSid
+    attempt: int
+    reason: EndReason
+
+
+FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown | Ended
 
 # --- pool -> zygote and back ----------------------------------------------------------------------------------------
 

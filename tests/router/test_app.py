@@ -372,6 +372,18 @@ async def test_a_reason_that_is_stored_meanwhile_hangs_up(folder: Path) -> None:
         assert not pool.reserved
 
 
+async def test_an_end_that_redis_never_got_is_known_from_the_pool_that_died_after_it(folder: Path) -> None:
+    """Redis was away when the call ended, is back with what it had before, and the pool died in between."""
+    dead = FakePool(folder, name="p0", boot="b0")
+    async with dead.serving(), FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = [Traces(journal=True, lease_s=1.0)]
+        dead.ended(SID, 0, EndReason.AGENT_HANGUP)
+        dead.die()
+        await until(lambda: router.parts.door.pools.count == 1)
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0", boot="b0")))) == ["Hangup"]
+        assert not pool.reserved
+
+
 async def test_a_pool_that_holds_the_call_in_place_of_another_is_heard(folder: Path) -> None:
     """It took the upgrade because the pool of the ticket was gone: that one's death is no news."""
     async with FakePool(folder, end_state=CallState.STREAMING).serving() as pool, running(folder) as router:

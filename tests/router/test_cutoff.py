@@ -69,6 +69,11 @@ def test_a_reason_of_another_version_is_an_end_nobody_understands() -> None:
     assert judge(0, Whereabouts.GONE, SAID, [replace(LEASED, ended=True)]) == Unclear(Doubt.END_UNREADABLE)
 
 
+def test_a_promise_that_ran_out_elsewhere_is_no_end() -> None:
+    look = replace(LEASED, ended=True, reason=EndReason.NEVER_CONNECTED)
+    assert judge(0, Whereabouts.GONE, SAID, [look]) == CutOff()
+
+
 def test_a_call_is_reconnected_twice_at_most() -> None:
     steps = [judge(attempt, Whereabouts.GONE, SAID, [LEASED]) for attempt in range(10)]
     assert steps == [CutOff()] * MOST_ATTEMPTS + [Unclear(Doubt.OFTEN)] * (10 - MOST_ATTEMPTS)
@@ -78,7 +83,7 @@ def everything() -> Iterator[tuple[int, Whereabouts, Said, list[Traces | None]]]
     """Give every combination of evidence that differs in what it says."""
     traces: list[Traces | None] = [None]
     for ended, reason, lease_s, journal in itertools.product(
-        (False, True), (None, EndReason.CALLER_HANGUP, EndReason.WORKER_LOST), (0.0, 0.001, 3.0), (False, True)
+        (False, True), (None, EndReason.CALLER_HANGUP, EndReason.NEVER_CONNECTED), (0.0, 0.001, 3.0), (False, True)
     ):
         if ended or reason is None:
             traces.append(Traces(ended=ended, reason=reason, lease_s=lease_s, journal=journal))
@@ -102,7 +107,7 @@ def test_a_cut_off_needs_every_piece_of_evidence() -> None:
         found += 1
         last = looks[-1]
         assert last is not None
-        assert not last.ended
+        assert not last.ended or last.reason is EndReason.NEVER_CONNECTED
         assert last.journal
         assert said == Said(), "no pool has the call, and all were heard"
         assert whereabouts is not Whereabouts.HERE

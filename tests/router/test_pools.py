@@ -22,8 +22,8 @@ from tests.router.harness import soon, until
 CALL = IncomingCall(call_sid=CallSid("CA1"), caller="", called="", trace_id=TraceId("t"))
 
 
-def ticket(pool: str = "p1", boot: str = "b1") -> Ticket:
-    return Ticket(CALL.call_sid, 0, PoolId(pool), boot, WorkerId("0-1"), CALL.trace_id, 2**40)
+def ticket(pool: str = "p1", boot: str = "b1", attempt: int = 0) -> Ticket:
+    return Ticket(CALL.call_sid, attempt, PoolId(pool), boot, WorkerId("0-1"), CALL.trace_id, 2**40)
 
 
 @contextlib.asynccontextmanager
@@ -239,6 +239,33 @@ async def test_pools_that_were_lost_long_ago_are_forgotten(folder: Path, monkeyp
             await until(lambda left=left: known.count == left)  # type: ignore[misc]  # a default has no type here
         assert known.whereabouts(ticket()) is Whereabouts.ELSEWHERE
         assert known.whereabouts(ticket("p2", "b2")) is Whereabouts.GONE
+
+
+async def test_an_end_that_a_pool_has_told_outlives_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "ENDS_KEPT", 1)
+    pool = FakePool(folder)
+    async with pool.serving(), connected(folder) as known:
+        pool.ended(CALL.call_sid, 1, EndReason.CALLER_HANGUP)
+        pool.ended(CALL.call_sid, 0, EndReason.AGENT_HANGUP)
+        pool.die()
+        await until(lambda: known.count == 0)
+        said = await known.ask_end(ticket())
+        assert said is not None
+        assert (said.state, said.reason) == (CallState.ENDED, EndReason.AGENT_HANGUP)
+        assert not pool.asked
+        assert await known.ask_end(ticket(attempt=1)) is None, "the oldest is forgotten"
+
+
+async def test_a_promise_that_ran_out_in_another_pool_is_no_end_of_the_call(folder: Path) -> None:
+    """The router took the first answer; the slower pool's promise expires while the call goes on."""
+    slow = FakePool(folder, name="p2", boot="b2", end=EndReason.NEVER_CONNECTED)
+    async with slow.serving(), connected(folder) as known:
+        slow.ended(CALL.call_sid, 0, EndReason.NEVER_CONNECTED)
+        assert await known.ask_end(ticket()) is None
+        assert len(slow.asked) == 1
+        own = await known.ask_end(ticket("p2", "b2"))
+        assert own is not None
+        assert own.reason is EndReason.NEVER_CONNECTED
 
 
 async def test_only_the_pool_of_the_call_hears_that_nobody_looks_up_its_customer(folder: Path) -> None:

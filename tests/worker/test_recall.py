@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from shared import keys, redis_door
 from shared.calls import EndReason
-from shared.messages import Reserved
+from shared.messages import Ended, Reserved
 from shared.records import Records
 from tests.pool_process import Router, eventually_asked, new_sid, running_pool
 from tests.worker.test_pool import closed, said
@@ -109,6 +109,20 @@ async def test_a_call_that_comes_back_and_hangs_up_without_a_word_leaves_no_jour
         return not await redis.exists(keys.journal(sid))
 
     assert await eventually_asked(forgotten)
+
+
+async def test_every_router_is_told_of_an_end_before_the_stream_is_closed(pool: PoolProcess, router: Router) -> None:
+    """So it is known although the pool dies as soon as the caller's stream is closed."""
+    other = await pool.router()
+    sid = new_sid()
+    async with router.upgrade((await router.reserved(sid)).ticket) as stream:
+        await stream.send("end agent_hangup")
+        await closed(stream)
+        pool.process.kill()
+        await pool.process.wait()
+    for each in (router, other):
+        await each.until(lambda each=each: each.ends)  # type: ignore[misc]  # a default has no type here
+        assert each.ends == [Ended(call_sid=sid, attempt=0, reason=EndReason.AGENT_HANGUP)]
 
 
 async def test_another_worker_knows_it_too_when_the_promised_one_dies_before_the_stream(

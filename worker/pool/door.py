@@ -98,8 +98,12 @@ class Door:
         if readiness == self._last:
             return
         self._last = readiness
+        self.tell(readiness)
+
+    def tell(self, message: Message) -> None:
+        """Tell every router."""
         for router in list(self._greeted):
-            router.send(readiness)
+            router.send(message)
 
     def close(self) -> None:
         """Let nobody in any more, and remove the socket's name if it is still ours."""

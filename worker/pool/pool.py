@@ -23,6 +23,7 @@ from shared.calls import EndReason
 from shared.clips import Clip
 from shared.messages import (
     PROTOCOL_VERSION,
+    Ended,
     EndStored,
     Readiness,
     Welcome,
@@ -271,6 +272,7 @@ class Pool:
     def _ended(self, call: Call, reason: EndReason) -> None:
         if not self._book.end(call, reason, time.monotonic()):
             return
+        self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason))
         self._metrics.call_ended(reason)
         self._customers.forget(call)
         self._rescue.forget(call)
