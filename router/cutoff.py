@@ -9,9 +9,10 @@ conversation, so that is never done: every doubt is an apology. What each rule g
 - A journal's copy is deleted at every end, and gone after Redis was restarted empty: without it nothing proves that the call
   had begun and was not ended.
 - A living pool knows better, however slow it is: as long as it may live, nothing is a cut-off. Its lease says so from
-  afar; nearby its socket does, and is believed at once when it refuses.
-- Where no lease stands at the first look, Redis may have been away until now (or have failed over to old data), and whoever
-  knows the end may be about to store it. Then a second look decides, after the longest pause between two of their tries.
+  afar; nearby its socket does.
+- Redis may have been away until now, or have failed over to old data, and whoever knows the end may be about to store it,
+  or a pool its lease. So a second look decides, after the longest pause between two of their tries and the life of a
+  lease. One look is enough where a pool's socket refuses and its lease still stands: then Redis was there a moment ago.
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,8 @@ MOST_ATTEMPTS: Final = 2
 """How often a call is reconnected. What cut it off twice more is not the death of one machine."""
 
 SETTLE_S: Final = 4.0
-"""After an outage of Redis a pool renews its lease, and stores ends, within 3 s: two command timeouts and its pause."""
-
-LEASE_MARGIN_S: Final = 0.1
+"""A lease lives 3 s. After an outage of Redis a pool renews its own, and stores ends, within 3 s as well: two command
+timeouts and its pause; a worker without pool within 4 s."""
 
 
 class Whereabouts(StrEnum):
@@ -130,10 +130,7 @@ def _absence(attempt: int, last: Traces) -> Doubt | None:
 
 
 def _first(whereabouts: Whereabouts, look: Traces) -> CutOff | LookAgain:
-    """Believe a pool's socket at once only where its lease shows that Redis took what it wrote a moment ago."""
-    if not look.lease_s:
-        return LookAgain(SETTLE_S)
-    return CutOff() if whereabouts is Whereabouts.GONE else LookAgain(look.lease_s + LEASE_MARGIN_S)
+    return CutOff() if whereabouts is Whereabouts.GONE and look.lease_s else LookAgain(SETTLE_S)
 
 
 def _second(look: Traces) -> CutOff | Unclear:

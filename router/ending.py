@@ -1,7 +1,7 @@
 """Finds out what became of a call whose stream is over: asks the pools, looks into Redis, and waits where that is needed.
 
-Twilio waits 15 s for an answer; this takes at most about 8, and under 10 ms for a call that ended well. The caller hears
-nothing meanwhile.
+Twilio waits 15 s for an answer; this takes at most 6, and reserving after it at most 2. For a call that ended it takes no
+longer than its pool to answer, or nothing when that has told its end by itself. The caller hears nothing meanwhile.
 """
 
 import asyncio

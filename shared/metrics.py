@@ -252,7 +252,7 @@ class RouterMetrics:
         self._enqueue = Counter("offhook_prefetch_enqueued", "Prefetch jobs queued", ["result"], registry=registry)
         self._ready = Gauge("offhook_router_ready_workers", "Ready workers of connected pools", registry=registry)
         self._stream_ends = Counter(
-            "offhook_stream_ends", "Streams that were over, by what the caller got then", ["answer"], registry=registry
+            "offhook_stream_ends", "Streams that were over, by what the caller got then", ["result"], registry=registry
         )
         self._reconnections = Counter(
             "offhook_reconnections", "Calls that were cut off and were to go on", ["result"], registry=registry

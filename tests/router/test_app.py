@@ -324,7 +324,7 @@ async def test_a_call_that_was_cut_off_goes_on_with_another_pool(folder: Path) -
         assert (again.attempt, again.pool, again.call_sid, again.trace_id) == (1, "p1", SID, "ab" * 16)
         await until(lambda: bool(router.queued))
         assert router.queued[0].attempt == 1, "its customer is looked up again"
-        assert router.metric("offhook_stream_ends_total", answer="reconnect") == 1
+        assert router.metric("offhook_stream_ends_total", result="reconnect") == 1
         assert router.metric("offhook_reconnections_total", result="reserved") == 1
 
 
@@ -361,7 +361,7 @@ async def test_a_doubt_is_an_apology(folder: Path, changes: dict[str, object], t
         router.state.traces = traces
         assert verbs(await ended(router, router.office.sign(ticket(**changes)))) == ["Say", "Hangup"]
         assert not pool.reserved
-        assert router.metric("offhook_stream_ends_total", answer="apology") == 1
+        assert router.metric("offhook_stream_ends_total", result="apology") == 1
 
 
 @pytest.mark.usefixtures("quick")
