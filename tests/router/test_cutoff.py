@@ -218,7 +218,7 @@ class World:
             now += step.after_s
 
 
-@settings(max_examples=2000)
+@settings(deadline=None, max_examples=500)
 @given(
     world=st.builds(
         World,
@@ -241,6 +241,7 @@ def test_a_normal_end_is_never_taken_for_a_cut_off(world: World, asked_after: fl
     assert world.judged(world.closed_at + asked_after) != CutOff()
 
 
+@settings(deadline=None)
 @given(
     cut=st.builds(
         World,

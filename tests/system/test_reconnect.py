@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -87,6 +88,21 @@ def dies(part: Part) -> None:
     part.wait()
 
 
+@contextlib.asynccontextmanager
+async def out_of_sight(stack: Stack, part: Part) -> AsyncIterator[None]:
+    """Take a pool where the router cannot see it, as on another machine; its calls do not notice."""
+    path = Path([line["socket"] for line in part.lines() if line["event"] == "pool is up"][-1])
+    hidden = await asyncio.to_thread(path.rename, path.with_suffix(".elsewhere"))
+    await asyncio.to_thread(stack.router.terminate)
+    stack.router.start()
+    await stack.until(lambda: stack.fetch(f"{stack.router_url}/healthz"), "the router is back")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(part.terminate)
+        await asyncio.to_thread(hidden.unlink, missing_ok=True)
+
+
 @contextlib.contextmanager
 def paused(pid: int) -> Iterator[None]:
     """Stop a process for a while."""
@@ -153,6 +169,31 @@ async def until_asked(stack: Stack, before: int) -> None:
     async with asyncio.timeout(30):
         while len((await stack.openai.state())["log"]) == before:  # noqa: ASYNC110 - it happens in another process
             await asyncio.sleep(0.02)
+
+
+async def test_a_pool_on_another_machine_is_given_up_when_nothing_is_heard_of_it(
+    stack: Stack, carrier: Carrier
+) -> None:
+    """All there is to go by is Redis: the router waits until the lease must have been renewed, then reconnects."""
+    call = await talking(carrier)
+    async with out_of_sight(stack, stack.pool):
+        other = stack.another("pool", {"HANDOFF_DIR": str(stack.folder / "handoff")})
+        other.start()
+        await stack.ready(1)
+        dies(stack.pool)
+        await call.streaming(2)
+        await ask(call, "recall", "purple.")
+        await goodbye(call)
+        await asyncio.to_thread(other.terminate)
+    lines = [line for line in stack.router.lines() if line.get("call_sid") == call.call_sid]
+    assert [line for line in lines if line["event"] == "call seems to be cut off"]
+
+
+async def test_a_goodbye_on_another_machine_is_an_end(stack: Stack, carrier: Carrier) -> None:
+    call = await talking(carrier)
+    async with out_of_sight(stack, stack.pool):
+        record = await goodbye(call)
+    assert record.verbs == ("Stream", "Hangup")
 
 
 async def test_the_third_time_a_caller_is_asked_to_call_again(stack: Stack, carrier: Carrier) -> None:
