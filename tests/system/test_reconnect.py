@@ -11,13 +11,14 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from tests.stack import ROOT, Plan, Stack
 from tests.system.talk import ask, greeted, recording
+from worker.call.memory import COME_BACK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -131,9 +132,11 @@ async def goodbye(call: Call) -> CallRecord:
 async def test_a_call_whose_pool_dies_goes_on_with_another_and_remembers(stack: Stack, carrier: Carrier) -> None:
     call = await talking(carrier)
     async with another_pool(stack) as other:
+        asked = len(await completions(stack))
         dies(stack.pool)
         await call.streaming(2)
         await call.until(lambda: times_heard(call, "bridging") == 1)
+        assert await asked_again(stack, asked) == COME_BACK, "nothing was owed: the agent takes up the thread"
         await ask(call, "recall", "purple.")
         record = await goodbye(call)
         assert times_heard(call, "greeting") == 1, "nobody is greeted twice"
@@ -153,22 +156,29 @@ async def test_an_answer_that_was_owed_is_given_after_the_reconnection(stack: St
     call = await talking(carrier)
     await stack.openai.control(llm_first_token_ms=600_000)
     async with another_pool(stack):
-        before = len((await stack.openai.state())["log"])
+        asked = len(await completions(stack))
         await call.say(recording("recall"))
-        await until_asked(stack, before)
+        assert await asked_again(stack, asked) == "What is my favourite colour?"
         await stack.openai.control(llm_first_token_ms=30)
         heard = len(call.heard.words())
         dies(stack.pool)
         await call.streaming(2)
         await call.hears(lambda now: any("purple" in word.text for word in now.words()[heard:]))
+        assert await asked_again(stack, asked + 1) == "What is my favourite colour?", "and no other words are asked for"
         await goodbye(call)
 
 
-async def until_asked(stack: Stack, before: int) -> None:
-    """Wait until the model has been asked for another answer."""
+async def completions(stack: Stack) -> list[list[dict[str, Any]]]:
+    """Give what the model was asked so far: the messages of each completion."""
+    return [list(one["messages"]) for one in (await stack.openai.state())["log"] if one["kind"] == "completion"]
+
+
+async def asked_again(stack: Stack, before: int) -> str:
+    """Wait for a completion after so many, and give the last message in it."""
     async with asyncio.timeout(30):
-        while len((await stack.openai.state())["log"]) == before:  # noqa: ASYNC110 - it happens in another process
+        while len(asked := await completions(stack)) == before:  # noqa: ASYNC110 - it happens in another process
             await asyncio.sleep(0.02)
+    return str(asked[before][-1]["content"])
 
 
 async def test_a_pool_on_another_machine_is_given_up_when_nothing_is_heard_of_it(
