@@ -1,6 +1,7 @@
 """Start the router: `python -m router`. Everything it can do wrong at start is said before it listens, with exit 2."""
 
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -18,8 +19,8 @@ from shared import logs, redis_door, rlimits
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
 from shared.holdline import SharedHoldLine
-from shared.records import Records
 from shared.settings import Process, Settings, load, refuse
+from shared.traces import traces_of
 
 log = logs.get(__name__)
 
@@ -53,7 +54,7 @@ def _outside(settings: Settings) -> Outside:
         queue.close()
         await redis.aclose()
 
-    return Outside(queue.enqueue, Records(redis).end_of, close, SharedHoldLine(redis))
+    return Outside(queue.enqueue, functools.partial(traces_of, redis), close, SharedHoldLine(redis))
 
 
 def _check(settings: Settings) -> Mapping[str, bytes]:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, assert_never
 
+from router.cutoff import CutOff, Over, Unclear, Verdict
 from router.twilio import OVER_STATUSES
 from shared.calls import CallSid, EndReason
 from shared.messages import NoWorker, Reserved
@@ -14,7 +15,7 @@ class Answer(StrEnum):
 
     APOLOGY = "apology"  # is when nobody can talk to it, and it should hear so
     HANG_UP = "hang_up"  # is when everything was said
-    NOTHING = "nothing"  # is when nobody is on the line any more
+    RECONNECT = "reconnect"  # is when the conversation was cut off and can go on
 
 
 OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.PROVIDER_LOST})
@@ -70,6 +71,13 @@ def is_over(call_status: str) -> bool:
     return call_status in OVER_STATUSES
 
 
-def at_end(reason: EndReason | None) -> Answer:
-    """Decide what a caller still on the line gets when the stream has ended for a reason, None when nobody knows it."""
-    return Answer.APOLOGY if reason is None or reason in OUR_FAULT else Answer.HANG_UP
+def at_end(verdict: Verdict) -> Answer:
+    """Decide what a caller still on the line gets when the stream is over."""
+    match verdict:
+        case Over(reason):
+            return Answer.APOLOGY if reason in OUR_FAULT else Answer.HANG_UP
+        case CutOff():
+            return Answer.RECONNECT
+        case Unclear():
+            return Answer.APOLOGY
+    assert_never(verdict)

@@ -1,13 +1,12 @@
 """The routes of the router: a Starlette application, built from its parts and owning them while it runs."""
 
-import asyncio
 import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,22 +16,19 @@ from structlog.contextvars import bind_contextvars
 
 from router import admission, hold, twilio
 from router.admission import Answer
+from router.cutoff import CutOff, Over, Unclear, Verdict
 from router.handoff import DOOR
 from router.hold import Place
 from router.intake import Refused, Signed
 from router.parts import Parts
 from router.twiml import hang_up, nothing
 from shared import logs
-from shared.calls import EndReason, TraceId
-from shared.errors import OffhookError, TicketRefused
+from shared.calls import TraceId
+from shared.errors import TicketRefused
 from shared.ticket import Ticket
 
 IDEMPOTENCY_HEADER: Final = "I-Twilio-Idempotency-Token"
 MAX_TOKEN_CHARS: Final = 128
-
-END_AT_POOL_S: Final = 0.4
-END_STORED_S: Final = 0.6
-"""Together at most a second: the caller hears nothing meanwhile."""
 
 CLIP_AGE_S: Final = 3600
 """How long Twilio may keep a clip, and so how long a new recording takes to be heard everywhere."""
@@ -113,17 +109,40 @@ class _Calls:
         return _twiml(answered.twiml)
 
     async def ended(self, request: Request, signed: Signed) -> Response:
-        """Say what follows a stream: nothing, a hang-up, or an apology when it broke by our fault."""
+        """Say what follows a stream: nothing, a hang-up, an apology, or another stream when this one was cut off.
+
+        That Twilio comes here also after an *abrupt* loss of a stream is not stated in its documentation, and was not
+        tried on a real account.
+
+        Source: Twilio docs, TwiML `<Connect>` ("action": requested when the verb ends); error 31903.
+        """
         ticket = self._ticket(request.path_params["ticket"])
         if twilio.call_sid(signed.form) != ticket.call_sid:
             raise Refused(HTTPStatus.FORBIDDEN, "ticket_mismatch")
         bind_contextvars(call_sid=ticket.call_sid, trace_id=ticket.trace_id)
         if admission.is_over(signed.form.first("CallStatus")):
+            self.parts.door.metrics.stream_ended("nothing")
             return _twiml(nothing())
-        reason = await self._end_of(ticket)
-        answer = admission.at_end(reason)
-        log.info("stream ended", end_reason=reason, answer=answer)
-        return _twiml(self.parts.twiml.apology() if answer is Answer.APOLOGY else hang_up())
+        verdict = await self.parts.endings.of(ticket)
+        answer = admission.at_end(verdict)
+        log.info("stream ended", answer=answer, **_words(verdict))
+        self.parts.door.metrics.stream_ended(answer)
+        match answer:
+            case Answer.APOLOGY:
+                return _twiml(self.parts.twiml.apology())
+            case Answer.HANG_UP:
+                return _twiml(hang_up())
+            case Answer.RECONNECT:
+                return await self._reconnect(request, signed, ticket)
+        assert_never(answer)
+
+    async def _reconnect(self, request: Request, signed: Signed, ticket: Ticket) -> Response:
+        """Treat a call that was cut off as a new one, of the next attempt: it is the same conversation, so the same trace."""
+        call = twilio.incoming_call(signed.form, ticket.attempt + 1, ticket.trace_id)
+        answered = await self.parts.webhook.answer(call, _token(request))
+        log.warning("call reconnected", attempt=call.attempt, result=answered.result)
+        self.parts.door.metrics.reconnected(answered.result)
+        return _twiml(answered.twiml)
 
     async def hold(self, request: Request, signed: Signed) -> Response:
         """Answer a call in the hold line, which asks for its worker again, or comes back from an overflow call."""
@@ -154,19 +173,17 @@ class _Calls:
         except TicketRefused as error:
             raise Refused(HTTPStatus.FORBIDDEN, f"ticket_{error}") from error
 
-    async def _end_of(self, ticket: Ticket) -> EndReason | None:
-        """Ask the pool, which knows first, then what is stored; None when neither says anything in time."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_AT_POOL_S):
-                known = await self.parts.door.pools.ask_end(ticket)
-                if known is not None and known.reason is not None:
-                    return known.reason
-        try:
-            async with asyncio.timeout(END_STORED_S):
-                return await self.parts.end_of(ticket.call_sid, ticket.attempt)
-        except (TimeoutError, OffhookError) as error:
-            log.warning("end reason not found", why=type(error).__name__)
-            return None
+
+def _words(verdict: Verdict) -> dict[str, str]:
+    """Say a verdict as fields of a log line."""
+    match verdict:
+        case Over(reason):
+            return {"end_reason": reason}
+        case CutOff():
+            return {"why": "cut_off"}
+        case Unclear(why):
+            return {"why": why}
+    assert_never(verdict)
 
 
 def _clip(clips: Mapping[str, bytes]) -> Callable[[Request], Awaitable[Response]]:

@@ -11,17 +11,8 @@ from typing import Any, Final, Self
 
 from shared import logs
 from shared.channel import Channel, close_all
-from shared.messages import (
-    FROM_POOL,
-    PROTOCOL_VERSION,
-    EndKnown,
-    Hello,
-    Message,
-    NoWorker,
-    Readiness,
-    Reserved,
-    Welcome,
-)
+from shared.framing import FROM_POOL
+from shared.messages import PROTOCOL_VERSION, Ended, EndKnown, Hello, Message, NoWorker, Readiness, Reserved, Welcome
 
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid; Source: unix(7), SO_PEERCRED
 
@@ -81,12 +72,18 @@ def _refuse_foreign(sock: socket.socket) -> None:
 class Link:
     """A connection to a pool; to be made on the loop.
 
-    `changed` is called when readiness changes and when the link is lost. `introduced` is set when the pool's first
-    readiness is known, or never will be. A pool of another version is named in the log once and `foreign` from then on;
-    one that kept a call waiting is `late` until it says something.
+    `changed` is called when readiness changes and when the link is lost, `ended` with each end of a call. `introduced` is
+    set when the pool's first readiness is known, or never will be. A pool of another version is named in the log once and
+    `foreign` from then on; one that kept a call waiting is `late` until it says something.
     """
 
-    def __init__(self, address: Address, sock: socket.socket, changed: Callable[["Link"], None]) -> None:
+    def __init__(
+        self,
+        address: Address,
+        sock: socket.socket,
+        changed: Callable[["Link"], None],
+        ended: Callable[[Ended], None],
+    ) -> None:
         self.address = address
         self.welcome: Welcome | None = None
         self.readiness = Readiness(ready=0, warming=0)
@@ -94,6 +91,7 @@ class Link:
         self.foreign = False
         self.late = False
         self._changed = changed
+        self._ended = ended
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._last_request = 0
         self._channel = Channel(sock, FROM_POOL, self._receive, self._lost)
@@ -148,6 +146,8 @@ class Link:
                 self.readiness = message
                 self.introduced.set()
                 self._changed(self)
+            case Ended():
+                self._ended(message)
             case Reserved(request=number) | NoWorker(request=number) | EndKnown(request=number):
                 future = self._questions.get(number)
                 if future is not None and not future.done():

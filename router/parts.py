@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.ending import Endings, Look
 from router.handoff import Door
 from router.health import Health
 from router.hold import Rules
@@ -14,14 +15,10 @@ from router.twilio import Signatures
 from router.twiml import APOLOGY_CLIP, HOLD_CLIP, Twiml
 from router.webhook import Enqueue, Webhook
 from shared import metrics
-from shared.calls import CallSid, EndReason
 from shared.clips import RATE_HZ
 from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Settings
 from shared.ticket import TicketOffice
-
-EndOf = Callable[[CallSid, int], Coroutine[Any, Any, EndReason | None]]
-"""How an attempt of a call ended, as stored; None when nothing is. May raise an OffhookError when it cannot tell."""
 
 
 async def _nothing_to_close() -> None:
@@ -33,7 +30,7 @@ class Outside:
     """What the router uses beyond its own process and the pools; `close` is called once, when it stops."""
 
     enqueue: Enqueue
-    end_of: EndOf
+    look: Look
     close: Callable[[], Coroutine[Any, Any, None]] = _nothing_to_close
     hold_line: HoldLine = field(default_factory=NoHoldLine)
 
@@ -49,7 +46,7 @@ class Parts:
     health: Health
     twiml: Twiml
     clips: Mapping[str, bytes]
-    end_of: EndOf
+    endings: Endings
     close: Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -79,6 +76,6 @@ def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -
         health=Health(pools, registry, settings.console_token.get_secret_value()),
         twiml=twiml,
         clips=clips,
-        end_of=outside.end_of,
+        endings=Endings(pools, outside.look),
         close=outside.close,
     )

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from watchfiles import awatch
 
+from router.cutoff import Whereabouts
 from router.link import Address, ForeignSocket, Link, dial
 from shared import logs
-from shared.calls import IncomingCall
+from shared.calls import CallSid, CallState, EndReason, IncomingCall
 from shared.errors import SettingsError
-from shared.messages import AskEnd, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
+from shared.messages import AskEnd, Ended, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
 from shared.ticket import Ticket
 from shared.workers import PoolId
 
@@ -36,6 +37,12 @@ RESCAN_MS: Final = 2_000
 RETRY_S: Final = 0.2
 NEWBORN_S: Final = 2.0
 """A younger socket that refuses may be one that is bound and does not listen yet."""
+
+ENDS_KEPT: Final = 10_000
+"""How many ends of calls are remembered: the carrier asks within seconds, about 2 MB."""
+
+LOST_KEPT: Final = 100
+"""How many pools that were lost are remembered, for the calls they had."""
 
 log = logs.get(__name__)
 
@@ -60,6 +67,8 @@ class Pools:
         self._on_ready = on_ready
         self._links: dict[Address, Link] = {}
         self._unusable: set[Address] = set()
+        self._lost: dict[tuple[PoolId, str], Path] = {}
+        self._ends: dict[tuple[CallSid, int], EndReason] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -130,14 +139,41 @@ class Pools:
         return None
 
     async def ask_end(self, ticket: Ticket) -> EndKnown | None:
-        """Ask how a call ended: its own pool, or when that is gone every other one that may have got it."""
-        for link in self._of(ticket) or self._open():
+        """Ask how a call ended: its own pool, or when that is gone every other one that may have got it.
+
+        What a pool has told by itself needs no asking, and outlives it. Of the other pools none counts whose promise ran
+        out: it was asked too, and the call went elsewhere.
+        """
+        reason = self._ends.get((ticket.call_sid, ticket.attempt))
+        if reason is not None:
+            return EndKnown(request=0, state=CallState.ENDED, reason=reason)
+        own = self._of(ticket)
+        for link in own or self._open():
             said: Any = await link.ask(
                 lambda number: AskEnd(request=number, call_sid=ticket.call_sid, attempt=ticket.attempt)
             )
-            if isinstance(said, EndKnown) and said.state is not None:
+            if not isinstance(said, EndKnown) or said.state is None:
+                continue
+            if own or said.reason is not EndReason.NEVER_CONNECTED:
                 return said
         return None
+
+    def whereabouts(self, ticket: Ticket) -> Whereabouts:
+        """Say whether the pool of a ticket, in the life that wrote it, is here, gone for certain, or not ours to tell."""
+        if self._of(ticket):
+            return Whereabouts.HERE
+        path = self._lost.get((ticket.pool, ticket.boot))
+        if path is None:
+            return Whereabouts.ELSEWHERE
+        try:
+            dial(path).close()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return Whereabouts.GONE
+        except (ForeignSocket, OSError):
+            return Whereabouts.ELSEWHERE
+        # somebody answers there: another life, or the same, which closed its connection to us and will have a new one
+        another = any(link.open and link.address.path == path for link in self._links.values())
+        return Whereabouts.GONE if another else Whereabouts.ELSEWHERE
 
     def no_prefetch(self, ticket: Ticket, why: str) -> None:
         """Tell the pool of a reserved call that nobody looks up its customer."""
@@ -208,7 +244,7 @@ class Pools:
             log.warning("pool cannot be reached", socket=address.path.name, why=str(error))
             self._retry_soon()
         else:
-            self._links[address] = Link(address, sock, self._link_changed)
+            self._links[address] = Link(address, sock, self._link_changed, self._call_ended)
 
     def _refused(self, address: Address) -> None:
         with contextlib.suppress(OSError):
@@ -221,11 +257,25 @@ class Pools:
     def _link_changed(self, link: Link) -> None:
         if not link.open and link.introduced.is_set() and self._links.get(link.address) is link:
             del self._links[link.address]
+            self._remember_lost(link)
             if link.foreign:
                 self._unusable.add(link.address)
             else:
                 self._retry_soon()
         self._on_ready(self.ready)
+
+    def _call_ended(self, end: Ended) -> None:
+        if end.reason is EndReason.NEVER_CONNECTED:
+            return  # a promise that ran out; another pool may have the call
+        self._ends[end.call_sid, end.attempt] = end.reason
+        while len(self._ends) > ENDS_KEPT:
+            del self._ends[next(iter(self._ends))]
+
+    def _remember_lost(self, link: Link) -> None:
+        if link.welcome is not None:
+            self._lost[link.welcome.pool, link.welcome.boot] = link.address.path
+            while len(self._lost) > LOST_KEPT:
+                del self._lost[next(iter(self._lost))]
 
     def _retry_soon(self) -> None:
         """Scan again in a moment; a pool that closes on us at once is thus met at most 5 times a second."""

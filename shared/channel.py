@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shared.errors import StreamProtocolError
-from shared.messages import MAX_MESSAGE_BYTES, Message, Reader, encode
+from shared.framing import MAX_MESSAGE_BYTES, Reader, encode
+from shared.messages import Message
 
 MAX_FDS: Final = 4
 MAX_QUEUED: Final = 4096

@@ -1,6 +1,6 @@
 """The journal of a call: what must be known to resume it, as small entries written ahead of what they announce. Pure.
 
-The worker writes, its pool holds. An entry that was sent survives `kill -9` of its sender.
+The worker writes, its pool holds. An entry that was sent survives `kill -9` of its sender. `came_back` is the pool's own.
 
 | kind | `text` | `key` |
 |---|---|---|
@@ -11,23 +11,36 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 | `result` | JSON, what the model is told | tool call id |
 | `agent` | a sentence whose audio is on its way | its mark |
 | `heard` | what a returned mark proves the caller heard | the mark |
-| `spoken` | | how many demands (`user` and `result` entries) stood in the journal when this speech began |
+| `spoken` | | how many demands (`user`, `result` and `came_back` entries) stood in the journal when this speech began |
 | `interrupted` | what of the greeting had been heard, when it was interrupted | |
 | `cleared` | a successor takes back what is not played yet, to say it again | |
 | `customer` | the outcome of the prefetch | |
+| `came_back` | its stream was lost, and a pool took the call again on another; what follows is said there | |
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
-from shared.messages import MAX_MESSAGE_BYTES, Entry, Remember, encode
+from shared.framing import MAX_MESSAGE_BYTES, encode
+from shared.messages import Entry, Remember
 
 MAX_TEXT_CHARS: Final = 10_000
 """Keeps an entry below the 64 KiB of a message, whatever the characters (a control character is 6 bytes, escaped)."""
 
 EntryKind = Literal[
-    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
+    "user",
+    "greeting",
+    "sent",
+    "agent",
+    "heard",
+    "spoken",
+    "interrupted",
+    "cleared",
+    "tool",
+    "result",
+    "customer",
+    "came_back",
 ]
 
 _SPACE_BYTES: Final = 1024

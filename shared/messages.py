@@ -11,14 +11,11 @@ import msgspec
 
 from shared.agents import Agent
 from shared.calls import CallSid, CallState, EndReason, IncomingCall, StreamSid
-from shared.errors import StreamProtocolError
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """Grows with every change a peer of the former version would not understand."""
-
-MAX_MESSAGE_BYTES: Final = 65_536
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
@@ -126,7 +123,18 @@ class EndKnown(Message, frozen=True):
     reason: EndReason | None
 
 
-FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown
+class Ended(Message, frozen=True):
+    """Pool to every router, when a call has ended and before its stream is closed.
+
+    So the end is known at `/call-ended` also when Redis did not take it and the pool is dead by then.
+    """
+
+    call_sid: CallSid
+    attempt: int
+    reason: EndReason
+
+
+FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown | Ended
 
 # --- pool -> zygote and back ----------------------------------------------------------------------------------------
 
@@ -300,11 +308,24 @@ class Resumed(Message, frozen=True):
 class Entry(Message, frozen=True):
     """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
 
+    Only `came_back` is written by a pool.
+
     The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
     """
 
     kind: Literal[
-        "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
+        "user",
+        "greeting",
+        "sent",
+        "agent",
+        "heard",
+        "spoken",
+        "interrupted",
+        "cleared",
+        "tool",
+        "result",
+        "customer",
+        "came_back",
     ]
     text: str
     at: float
@@ -352,46 +373,3 @@ FromWorker = (
 )
 
 FromZygote = Alive | Forked | ForkRefused | Reaped | WarmFailed
-
-# --- framing --------------------------------------------------------------------------------------------------------
-
-_encoder = msgspec.json.Encoder()
-
-
-def encode(message: Message) -> bytes:
-    """Write a message as one datagram.
-
-    Raises:
-        StreamProtocolError: it would be larger than 64 KiB.
-    """
-    data = _encoder.encode(message)
-    if len(data) > MAX_MESSAGE_BYTES:
-        msg = f"{type(message).__name__} of {len(data)} bytes is over {MAX_MESSAGE_BYTES}"
-        raise StreamProtocolError(msg)
-    return data
-
-
-class Reader(msgspec.Struct, frozen=True):
-    """Reads the messages one peer may send."""
-
-    decoder: Any
-
-    def __call__(self, data: bytes) -> Any:
-        """Read one datagram.
-
-        Raises:
-            StreamProtocolError: it is not one of the messages this peer may send.
-        """
-        try:
-            return self.decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            msg = f"unreadable message: {error}"
-            raise StreamProtocolError(msg) from error
-
-
-FROM_ROUTER: Final = Reader(msgspec.json.Decoder(FromRouter))
-FROM_POOL: Final = Reader(msgspec.json.Decoder(FromPool))
-TO_ZYGOTE: Final = Reader(msgspec.json.Decoder(ToZygote))
-FROM_ZYGOTE: Final = Reader(msgspec.json.Decoder(FromZygote))
-TO_WORKER: Final = Reader(msgspec.json.Decoder(ToWorker))
-FROM_WORKER: Final = Reader(msgspec.json.Decoder(FromWorker))

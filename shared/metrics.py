@@ -310,8 +310,18 @@ class RouterMetrics:
         )  # fmt: skip
         for each in HoldOutcome:
             self._held.labels(each)
+        self._stream_ends = Counter(
+            "offhook_stream_ends", "Streams that were over, by what the caller got then", ["result"], registry=registry
+        )
+        self._reconnections = Counter(
+            "offhook_reconnections", "Calls that were cut off and were to go on", ["result"], registry=registry
+        )
         for result in ("reserved", "repeated", "held", "no_worker", "bad_request", "forbidden"):
             self._webhook.labels(result)
+        for answer in ("apology", "hang_up", "reconnect", "nothing"):
+            self._stream_ends.labels(answer)
+        for result in ("reserved", "repeated", "no_worker"):
+            self._reconnections.labels(result)
         for outcome in ("handed_off", "refused"):
             self._upgrades.labels(outcome)
         for outcome in ("queued", "failed"):
@@ -328,6 +338,14 @@ class RouterMetrics:
     def upgrade(self, *, handed_off: bool) -> None:
         """Count a media upgrade."""
         self._upgrades.labels("handed_off" if handed_off else "refused").inc()
+
+    def stream_ended(self, answer: str) -> None:
+        """Count what a caller got when the stream was over: apology, hang_up, reconnect, or nothing, being gone."""
+        self._stream_ends.labels(answer).inc()
+
+    def reconnected(self, result: str) -> None:
+        """Count a call that was cut off and was to go on; `result` as in `webhook`."""
+        self._reconnections.labels(result).inc()
 
     def prefetch_queued(self, *, queued: bool) -> None:
         """Count a prefetch job that was queued, or could not be."""

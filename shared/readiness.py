@@ -91,11 +91,12 @@ class Readiness:
                 await self._client.srem(keys.POOLS, *gone)
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
-        records = [_read(str(text)) for text in texts if text is not None]
+        records = [read_record(str(text)) for text in texts if text is not None]
         return [record for record in records if record is not None]
 
 
-def _read(text: str) -> PoolRecord | None:
+def read_record(text: str) -> PoolRecord | None:
+    """Read a lease; None, and a line in the log, for one that cannot be read."""
     try:
         return _decoder.decode(text)
     except msgspec.DecodeError as error:

@@ -26,8 +26,8 @@ from websockets.server import ServerProtocol
 from shared.calls import EndReason, StreamSid
 from shared.channel import Channel
 from shared.errors import WarmupFailed
+from shared.framing import TO_WORKER
 from shared.messages import (
-    TO_WORKER,
     Beat,
     Bind,
     Closed,

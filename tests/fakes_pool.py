@@ -14,12 +14,13 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from shared.agents import Agent
-from shared.calls import CallState, EndReason
+from shared.calls import CallSid, CallState, EndReason
 from shared.channel import Channel
+from shared.framing import FROM_ROUTER
 from shared.messages import (
-    FROM_ROUTER,
     PROTOCOL_VERSION,
     AskEnd,
+    Ended,
     EndKnown,
     HandOff,
     Hello,
@@ -116,6 +117,11 @@ class FakePool:
         self.ready = ready
         for channel in self.channels:
             channel.send(self._readiness())
+
+    def ended(self, call_sid: str, attempt: int, reason: EndReason) -> None:
+        """Tell the routers of the end of a call."""
+        for channel in self.channels:
+            channel.send(Ended(call_sid=CallSid(call_sid), attempt=attempt, reason=reason))
 
     def ticket_for(self, question: Reserve) -> Ticket:
         """The ticket it gives in answer."""

@@ -28,9 +28,10 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from shared.calls import CallSid, IncomingCall, TraceId
 from shared.channel import Channel
+from shared.framing import FROM_POOL
 from shared.messages import (
-    FROM_POOL,
     AskEnd,
+    Ended,
     EndKnown,
     HandOff,
     Hello,
@@ -91,6 +92,7 @@ class Router:
         sock.connect(str(path))
         self.welcome: Welcome | None = None
         self.readiness: list[Readiness] = []
+        self.ends: list[Ended] = []
         self.lost = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._news = asyncio.Event()
@@ -102,6 +104,8 @@ class Router:
                 self.welcome = message
             case Readiness():
                 self.readiness.append(message)
+            case Ended():
+                self.ends.append(message)
             case _:
                 self._answers.pop(message.request).set_result(message)
         self._news.set()

@@ -19,7 +19,8 @@ from router.serving import listen, server
 from shared.calls import CallSid, EndReason, IncomingCall
 from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Process, Settings, load
-from shared.ticket import TicketOffice
+from shared.ticket import Ticket, TicketOffice
+from shared.traces import Traces
 
 T = TypeVar("T")
 TOKEN = "a-made-up-auth-token"
@@ -143,12 +144,16 @@ class Router:
 
 @dataclass(slots=True, eq=False)
 class Outer:
-    """What stands in for Redis: `queue_works` is what queueing says, `ends` what is stored."""
+    """What stands in for Redis: `queue_works` is what queueing says, `ends` and `traces` are what is stored.
+
+    Of `traces` each look takes one, the last one stays.
+    """
 
     queue_works: bool = True
     queue_gate: asyncio.Event = field(default_factory=asyncio.Event)  # queueing waits for it
     ends: dict[tuple[CallSid, int], EndReason] = field(default_factory=dict)
     end_error: Exception | None = None
+    traces: list[Traces] = field(default_factory=lambda: [Traces()])
     closed: bool = False
 
 
@@ -165,16 +170,19 @@ async def running(
         await outer.queue_gate.wait()
         return outer.queue_works
 
-    async def end_of(call_sid: CallSid, attempt: int) -> EndReason | None:
+    async def look(ticket: Ticket) -> Traces:
         if outer.end_error is not None:
             raise outer.end_error
-        return outer.ends.get((call_sid, attempt))
+        reason = outer.ends.get((ticket.call_sid, ticket.attempt))
+        if reason is not None:
+            return Traces(ended=True, reason=reason)
+        return outer.traces.pop(0) if len(outer.traces) > 1 else outer.traces[0]
 
     async def close() -> None:
         outer.closed = True
 
     settings = settings_for(folder, **overrides)
-    parts = assemble(settings, clips or {}, Outside(enqueue, end_of, close, hold_line or NoHoldLine()))
+    parts = assemble(settings, clips or {}, Outside(enqueue, look, close, hold_line or NoHoldLine()))
     sock = listen("127.0.0.1", 0)
     web: uvicorn.Server = server(build(parts))
     task = asyncio.create_task(web.serve(sockets=[sock]))

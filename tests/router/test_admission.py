@@ -1,4 +1,5 @@
 from router.admission import Announcement, Answer, TurnedAway, at_end, at_webhook, is_over
+from router.cutoff import CutOff, Doubt, Over, Unclear
 from shared.agents import Agent
 from shared.calls import CallSid, EndReason, TraceId
 from shared.messages import NoWorker, Reserved
@@ -30,9 +31,14 @@ def test_the_same_call_and_attempt_is_a_repeat_unless_the_tokens_differ() -> Non
 
 
 def test_only_our_losses_and_the_unknown_need_an_apology() -> None:
-    sorry = {reason for reason in EndReason if at_end(reason) is Answer.APOLOGY}
+    sorry = {reason for reason in EndReason if at_end(Over(reason)) is Answer.APOLOGY}
     assert sorry == {EndReason.WORKER_LOST, EndReason.PROVIDER_LOST}
-    assert at_end(None) is Answer.APOLOGY
+    assert {at_end(Unclear(doubt)) for doubt in Doubt} == {Answer.APOLOGY}
+
+
+def test_only_a_cut_off_reconnects() -> None:
+    assert at_end(CutOff()) is Answer.RECONNECT
+    assert Answer.RECONNECT not in {at_end(Over(reason)) for reason in EndReason}
 
 
 def test_a_call_is_over_by_its_status() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from router import intake, serving, webhook
-from shared.calls import EndReason
+from router import cutoff, intake, serving, webhook
+from shared.calls import CallState, EndReason
 from shared.errors import ReadinessUnavailable
 from shared.messages import Problem
 from shared.ticket import Ticket
+from shared.traces import Traces
 from shared.workers import PoolId, WorkerId
 from tests.fakes_pool import FakePool
 from tests.router.harness import BASE, SID, Router, params_for, running, signature, until
@@ -291,6 +292,122 @@ async def test_a_call_that_is_over_gets_an_empty_answer(folder: Path, status: st
     async with FakePool(folder).serving() as pool, running(folder) as router:
         assert verbs(await ended(router, router.office.sign(ticket()), status)) == []
         assert not pool.asked
+
+
+# --- a stream that was cut off --------------------------------------------------------------------------------------
+
+LOST = Traces(journal=True)
+
+
+def stream_of(twiml: str) -> str:
+    """What the carrier is to do, as verbs; a stream is its own word."""
+    return "Stream" if tree(twiml).find("./Connect/Stream") is not None else " ".join(verbs(twiml))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutoff, "SETTLE_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_call_that_was_cut_off_goes_on_with_another_pool(folder: Path) -> None:
+    """As a new attempt of the same call, with its numbers and its trace."""
+    async with FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = [LOST]
+        text = await ended(router, router.office.sign(ticket(pool="p0", trace_id="ab" * 16)))
+        assert stream_of(text) == "Stream"
+        [asked] = pool.reserved
+        params = params_for()
+        assert (asked.call.call_sid, asked.call.attempt, asked.call.trace_id) == (SID, 1, "ab" * 16)
+        assert (asked.call.caller, asked.call.called) == (params["From"], params["To"])
+        again = router.office.open(segment_in(text))
+        assert (again.attempt, again.pool, again.call_sid, again.trace_id) == (1, "p1", SID, "ab" * 16)
+        await until(lambda: bool(router.queued))
+        assert router.queued[0].attempt == 1, "its customer is looked up again"
+        assert router.metric("offhook_stream_ends_total", result="reconnect") == 1
+        assert router.metric("offhook_reconnections_total", result="reserved") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_action_requested_twice_gets_one_stream(folder: Path) -> None:
+    async with FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = [LOST]
+        segment = router.office.sign(ticket(pool="p0"))
+        params = params_for(CallStatus="in-progress")
+        first, second = await asyncio.gather(
+            *(router.post(f"/call-ended/{segment}", params, i_twilio_idempotency_token="t") for _ in range(2))
+        )
+        third = await router.post(f"/call-ended/{segment}", params, i_twilio_idempotency_token="t")
+        assert first.body == second.body == third.body
+        assert stream_of(first.text) == "Stream"
+        assert len(pool.reserved) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("changes", "traces"),
+    [
+        ({"pool": "p0", "attempt": 2}, [LOST]),
+        ({"pool": "p0"}, [Traces()]),
+        ({"pool": "p0"}, [LOST, Traces()]),
+        ({"pool": "p0"}, [LOST, Traces(journal=True, lease_s=2.0)]),
+        ({"pool": "p0"}, [Traces(ended=True, journal=True)]),
+        ({}, [LOST]),
+    ],
+    ids=["third time", "no journal", "journal deleted", "lease renewed", "unknown reason", "pool here"],
+)
+async def test_a_doubt_is_an_apology(folder: Path, changes: dict[str, object], traces: list[Traces]) -> None:
+    async with FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = traces
+        assert verbs(await ended(router, router.office.sign(ticket(**changes)))) == ["Say", "Hangup"]
+        assert not pool.reserved
+        assert router.metric("offhook_stream_ends_total", result="apology") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_reason_that_is_stored_meanwhile_hangs_up(folder: Path) -> None:
+    async with FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = [LOST, Traces(ended=True, reason=EndReason.AGENT_HANGUP, journal=True)]
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0")))) == ["Hangup"]
+        assert not pool.reserved
+
+
+async def test_an_end_that_redis_never_got_is_known_from_the_pool_that_died_after_it(folder: Path) -> None:
+    """Redis was away when the call ended, is back with what it had before, and the pool died in between."""
+    dead = FakePool(folder, name="p0", boot="b0")
+    async with dead.serving(), FakePool(folder, end_state=None).serving() as pool, running(folder) as router:
+        router.state.traces = [Traces(journal=True, lease_s=1.0)]
+        dead.ended(SID, 0, EndReason.AGENT_HANGUP)
+        dead.die()
+        await until(lambda: router.parts.door.pools.count == 1)
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0", boot="b0")))) == ["Hangup"]
+        assert not pool.reserved
+
+
+async def test_a_pool_that_holds_the_call_in_place_of_another_is_heard(folder: Path) -> None:
+    """It took the upgrade because the pool of the ticket was gone: that one's death is no news."""
+    async with FakePool(folder, end_state=CallState.STREAMING).serving() as pool, running(folder) as router:
+        router.state.traces = [LOST]
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0")))) == ["Say", "Hangup"]
+        assert not pool.reserved
+
+
+async def test_a_pool_nearby_that_is_gone_is_known_at_once(folder: Path) -> None:
+    """Its lease still stands, and nobody waits for its end."""
+    dead = FakePool(folder, name="p0", boot="b0")
+    async with dead.serving(), FakePool(folder, end_state=None).serving(), running(folder) as router:
+        router.state.traces = [Traces(journal=True, lease_s=3600.0)]
+        dead.die()
+        await until(lambda: router.parts.door.pools.count == 1)
+        assert stream_of(await ended(router, router.office.sign(ticket(pool="p0", boot="b0")))) == "Stream"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_cut_off_call_that_nobody_can_take_is_answered_like_a_new_one(folder: Path) -> None:
+    async with FakePool(folder, end_state=None, ready=0).serving(), running(folder) as router:
+        router.state.traces = [LOST]
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0")))) == ["Say", "Hangup"]
+        assert router.metric("offhook_reconnections_total", result="no_worker") == 1
 
 
 async def test_the_end_of_a_call_is_told_to_nobody_without_its_ticket(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router import pools
+from router.cutoff import Whereabouts
 from router.pools import Pools, prepare_folder
 from shared.calls import CallSid, CallState, EndReason, IncomingCall, TraceId
 from shared.errors import SettingsError
@@ -21,8 +22,8 @@ from tests.router.harness import soon, until
 CALL = IncomingCall(call_sid=CallSid("CA1"), caller="", called="", trace_id=TraceId("t"))
 
 
-def ticket(pool: str = "p1", boot: str = "b1") -> Ticket:
-    return Ticket(CALL.call_sid, 0, PoolId(pool), boot, WorkerId("0-1"), CALL.trace_id, 2**40)
+def ticket(pool: str = "p1", boot: str = "b1", attempt: int = 0) -> Ticket:
+    return Ticket(CALL.call_sid, attempt, PoolId(pool), boot, WorkerId("0-1"), CALL.trace_id, 2**40)
 
 
 @contextlib.asynccontextmanager
@@ -204,6 +205,77 @@ async def test_the_end_of_a_call_is_asked_of_its_pool_or_of_all_when_that_is_gon
         said = await known.ask_end(ticket(boot="former"))
         assert said is not None
         assert (said.state, said.reason) == (CallState.ENDED, EndReason.WORKER_LOST)
+
+
+async def test_a_pool_is_here_until_its_socket_refuses_and_elsewhere_when_it_never_was(folder: Path) -> None:
+    pool = FakePool(folder)
+    async with pool.serving(), connected(folder) as known:
+        assert known.whereabouts(ticket()) is Whereabouts.HERE
+        assert known.whereabouts(ticket(boot="former")) is Whereabouts.ELSEWHERE
+        pool.die()
+        await until(lambda: known.count == 0)
+        assert known.whereabouts(ticket()) is Whereabouts.GONE
+        pool.path.unlink(missing_ok=True)
+        assert known.whereabouts(ticket()) is Whereabouts.GONE
+        assert known.whereabouts(ticket("p2")) is Whereabouts.ELSEWHERE
+
+
+async def test_a_pool_that_only_lost_its_connection_is_not_gone(folder: Path) -> None:
+    """It may be leaving nobody: a socket that still answers is no proof of death."""
+    async with FakePool(folder).serving() as pool, connected(folder) as known:
+        pool.channels.pop().close()
+        await until(lambda: known.count == 0)
+        assert known.whereabouts(ticket()) is Whereabouts.ELSEWHERE
+        await until(lambda: known.count == 1)
+        assert known.whereabouts(ticket()) is Whereabouts.HERE
+
+
+async def test_a_pool_that_was_started_again_is_gone_in_its_former_life(folder: Path) -> None:
+    pool = FakePool(folder)
+    async with pool.serving(), connected(folder) as known:
+        pool.die()
+        pool.boot = "b2"
+        pool.start()
+        await until(lambda: known.whereabouts(ticket(boot="b2")) is Whereabouts.HERE)
+        assert known.whereabouts(ticket()) is Whereabouts.GONE
+
+
+async def test_pools_that_were_lost_long_ago_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "LOST_KEPT", 1)
+    first, second = FakePool(folder), FakePool(folder, name="p2", boot="b2")
+    async with first.serving(), second.serving(), connected(folder) as known:
+        for left, pool in ((1, first), (0, second)):
+            pool.die()
+            await until(lambda left=left: known.count == left)  # type: ignore[misc]  # a default has no type here
+        assert known.whereabouts(ticket()) is Whereabouts.ELSEWHERE
+        assert known.whereabouts(ticket("p2", "b2")) is Whereabouts.GONE
+
+
+async def test_an_end_that_a_pool_has_told_outlives_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "ENDS_KEPT", 1)
+    pool = FakePool(folder)
+    async with pool.serving(), connected(folder) as known:
+        pool.ended(CALL.call_sid, 1, EndReason.CALLER_HANGUP)
+        pool.ended(CALL.call_sid, 0, EndReason.AGENT_HANGUP)
+        pool.die()
+        await until(lambda: known.count == 0)
+        said = await known.ask_end(ticket())
+        assert said is not None
+        assert (said.state, said.reason) == (CallState.ENDED, EndReason.AGENT_HANGUP)
+        assert not pool.asked
+        assert await known.ask_end(ticket(attempt=1)) is None, "the oldest is forgotten"
+
+
+async def test_a_promise_that_ran_out_in_another_pool_is_no_end_of_the_call(folder: Path) -> None:
+    """The router took the first answer; the slower pool's promise expires while the call goes on."""
+    slow = FakePool(folder, name="p2", boot="b2", end=EndReason.NEVER_CONNECTED)
+    async with slow.serving(), connected(folder) as known:
+        slow.ended(CALL.call_sid, 0, EndReason.NEVER_CONNECTED)
+        assert await known.ask_end(ticket()) is None
+        assert len(slow.asked) == 1
+        own = await known.ask_end(ticket("p2", "b2"))
+        assert own is not None
+        assert own.reason is EndReason.NEVER_CONNECTED
 
 
 async def test_only_the_pool_of_the_call_hears_that_nobody_looks_up_its_customer(folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.messages import Hello, encode
+from shared.framing import encode
+from shared.messages import Hello
 from tests.pool_process import descriptors
 from tests.system.talk import ask, greeted
 

@@ -13,11 +13,13 @@ from router.parts import Outside, assemble
 from router.serving import listen
 from shared.errors import SettingsError
 from shared.settings import Process, Settings, load
+from shared.ticket import Ticket
+from shared.traces import Traces
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shared.calls import CallSid, EndReason, IncomingCall
+    from shared.calls import IncomingCall
 
 BASES = ["", "https://voice.example.com", "http://voice.example.com", "http://127.0.0.1:8080", "http://localhost",
          "https://[::1]", "http://0.0.0.0", "https://127.0.0.1.example.com", " https://localhost "]  # fmt: skip
@@ -54,8 +56,8 @@ def near(host: str) -> bool:
         return False
 
 
-async def _nobody(_sid: CallSid, _attempt: int) -> EndReason | None:
-    return None
+async def _nobody(_ticket: Ticket) -> Traces:
+    return Traces()
 
 
 async def _no_queue(_call: IncomingCall) -> bool:

@@ -13,7 +13,8 @@ import pytest
 from shared.calls import StreamSid
 from shared.channel import MAX_QUEUED, Channel, close_all, receive_datagram
 from shared.errors import StreamProtocolError
-from shared.messages import FROM_WORKER, MAX_MESSAGE_BYTES, Closed, Entry, Started, encode
+from shared.framing import FROM_WORKER, MAX_MESSAGE_BYTES, encode
+from shared.messages import Closed, Entry, Started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

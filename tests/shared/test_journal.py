@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.framing import FROM_WORKER, MAX_MESSAGE_BYTES, TO_WORKER, encode
 from shared.journal import MAX_TEXT_CHARS, entry, packed
-from shared.messages import FROM_WORKER, MAX_MESSAGE_BYTES, TO_WORKER, Entry, encode
+from shared.messages import Entry
 
 
 def test_an_entry_says_what_when_and_for_which_tool_call() -> None:

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import messages
+from shared import framing, messages
 from shared.calls import CallSid, IncomingCall, TraceId
 from shared.errors import StreamProtocolError
-from shared.messages import FROM_POOL, FROM_ROUTER, FROM_WORKER, FROM_ZYGOTE, TO_WORKER, TO_ZYGOTE, Message, encode
+from shared.framing import FROM_POOL, FROM_ROUTER, FROM_WORKER, FROM_ZYGOTE, TO_WORKER, TO_ZYGOTE, encode
+from shared.messages import Message
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
@@ -33,7 +34,7 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize(("reader", "message"), SAMPLES, ids=lambda value: type(value).__name__)
-def test_what_a_peer_writes_the_other_reads(reader: messages.Reader, message: Message) -> None:
+def test_what_a_peer_writes_the_other_reads(reader: framing.Reader, message: Message) -> None:
     assert reader(encode(message)) == message
 
 
@@ -55,7 +56,7 @@ def test_garbage_is_refused_by_every_reader(data: bytes) -> None:
 
 def test_a_message_over_64_kib_is_never_sent() -> None:
     with pytest.raises(StreamProtocolError, match="Customer"):
-        encode(messages.Customer(outcome="found", record={"text": "x" * messages.MAX_MESSAGE_BYTES}))
+        encode(messages.Customer(outcome="found", record={"text": "x" * framing.MAX_MESSAGE_BYTES}))
 
 
 @given(st.text(max_size=500), st.floats(allow_nan=False, allow_infinity=False))

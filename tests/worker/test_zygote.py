@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from shared.channel import close_all, receive_datagram
-from shared.messages import FROM_WORKER, FROM_ZYGOTE, Alive, Fork, Forked, ForkRefused, Ready, Reaped, WarmFailed
+from shared.framing import FROM_WORKER, FROM_ZYGOTE
+from shared.messages import Alive, Fork, Forked, ForkRefused, Ready, Reaped, WarmFailed
 from shared.workers import WorkerId
 from tests.fake_child import Script
 from tests.pool_process import DEADLINE_S, descriptors, environment

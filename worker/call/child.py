@@ -23,8 +23,8 @@ from shared.calls import EndReason, IncomingCall
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
 from shared.errors import WarmupFailed
+from shared.framing import TO_WORKER
 from shared.messages import (
-    TO_WORKER,
     Beat,
     Bind,
     Customer,

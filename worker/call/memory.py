@@ -77,6 +77,7 @@ class Memory:
         pending: marks under way of speech that was sent whole, in order.
         demands: how many entries of the journal demand an answer.
         talked: the agent has answered at least once.
+        came_back: the caller was cut off and is back on another stream, and only waits for words about that.
     """
 
     messages: tuple[Message, ...] = ()
@@ -88,9 +89,10 @@ class Memory:
     pending: tuple[Mark, ...] = ()
     demands: int = 0
     talked: bool = False
+    came_back: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.greeting is not None or self.unresolved)
+        return bool(self.messages or self.greeting is not None or self.unresolved or self.came_back)
 
 
 def remember(entries: Iterable[Entry]) -> Memory:
@@ -121,6 +123,7 @@ class _Reading:
         self._greeting: Greeting | None = None
         self._demands = 0
         self._answered = 0
+        self._back_at = 0  # which demand the last return of the caller was; 0 for none
         self._talked = False
 
     def take(self, entry: Entry) -> None:
@@ -137,21 +140,18 @@ class _Reading:
                 self._heard(entry)
             case "spoken":
                 self._spoke(entry)
-            case "interrupted":
-                self._interrupted(entry)
-            case "cleared":
-                self._pending.clear()
             case "tool":
                 self._tool(entry)
             case "result":
                 self._result(entry)
             case _:
-                pass
+                self._broken(entry)
 
     def memory(self) -> Memory:
         """Give what was understood."""
         owed = self._demands > self._answered or bool(self._asked)
         broke_off = owed and bool(self._spoken)
+        back_only = 0 < self._back_at == self._demands == self._answered + 1
         self._close(drop_pending=owed)
         return Memory(
             messages=tuple(self._messages),
@@ -163,7 +163,20 @@ class _Reading:
             pending=() if owed else tuple(self._pending),
             demands=self._demands,
             talked=self._talked,
+            came_back=back_only and not self._asked,
         )
+
+    def _broken(self, entry: Entry) -> None:
+        """Take what puts an end to speech under way."""
+        match entry.kind:
+            case "interrupted":
+                self._interrupted(entry)
+            case "cleared":
+                self._pending.clear()
+            case "came_back":
+                self._came_back()
+            case _:
+                pass
 
     def _user(self, entry: Entry) -> None:
         self._close(drop_pending=False)
@@ -226,6 +239,21 @@ class _Reading:
         self._results[asked.same] = result
         self._close(drop_pending=False)
         self._messages += result_messages(asked, result)
+
+    def _came_back(self) -> None:
+        """Begin on another stream: what was not heard on the former one never will be, and its marks never come back.
+
+        A greeting that was lost is not begun again; an answer is, from where it was heard to.
+        """
+        if self._demands and any(mark.text for mark in self._pending):
+            self._answered = min(self._answered, self._demands - 1)
+        if not (self._demands > self._answered or self._asked):
+            self._close(drop_pending=False)
+        self._pending.clear()
+        self._settled.clear()
+        self._greeting = None
+        self._demands += 1  # silence would be odd after that
+        self._back_at = self._demands
 
     def _close(self, *, drop_pending: bool) -> None:
         """End the agent's turn: what it said becomes one message."""

@@ -39,7 +39,7 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
-from worker.call.memory import BROKEN_OFF, Memory, result_messages
+from worker.call.memory import BROKEN_OFF, COME_BACK, Memory, result_messages
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.toolbox import Toolbox
@@ -248,13 +248,13 @@ class AgentPipeline:
             answer = outcome.answer or answer
         if memory.broke_off and not memory.unresolved:
             self.context.add_message({"role": "developer", "content": BROKEN_OFF})
+        elif memory.came_back:
+            self.context.add_message({"role": "developer", "content": COME_BACK})
         if answer:
             await self.answer()
 
-    async def answer(self, note: str = "") -> None:
-        """Ask the model for an answer now; `note` tells it why."""
-        if note:
-            self.context.add_message({"role": "developer", "content": note})
+    async def answer(self) -> None:
+        """Ask the model for an answer now."""
         await self._worker.queue_frame(LLMRunFrame())
 
     def open_gate(self) -> None:

@@ -14,7 +14,8 @@ from websockets.protocol import Protocol as WebSocket
 
 from shared.agents import Agent
 from shared.calls import CallSid, IncomingCall, StreamSid, TraceId
-from shared.messages import TO_WORKER, Beat, Bind, EndStored, FirstMedia, Observed, Prepare, Started, encode
+from shared.framing import TO_WORKER, encode
+from shared.messages import Beat, Bind, EndStored, FirstMedia, Observed, Prepare, Started
 from shared.metrics import Timing
 from shared.workers import Resource
 from worker.call.greeting import Recording, burst

@@ -44,7 +44,7 @@ from worker.call.media import (
     Started,
     Stopped,
 )
-from worker.call.memory import COME_BACK, Memory
+from worker.call.memory import Memory
 from worker.call.oddities import Oddities
 from worker.call.patience import Patience
 from worker.call.pipeline import AgentPipeline
@@ -288,8 +288,6 @@ class Serving:
         self.hearing.listen()
         if self._memory:
             await self._pipeline.recall(self._memory)
-            if not self._memory.owed:
-                await self._pipeline.answer(COME_BACK)
         else:
             await self._greet(used, mark)
 

@@ -35,6 +35,7 @@ from worker.pool.book import Call
 from worker.pool.house import House
 from worker.pool.keeper import adopt, refusal, shake
 from worker.pool.plan import REFILL_DELAY_S
+from worker.pool.recall import Recall
 from worker.pool.roster import Worker
 
 MANY_COLD: Final = 1_000
@@ -48,8 +49,9 @@ _log = logs.get(__name__)
 class Control:
     """Answers routers."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, recall: Recall) -> None:
         self._house = house
+        self._recall = recall
         self._cold: dict[tuple[CallSid, int], None] = {}
         self.draining = False
 
@@ -61,13 +63,23 @@ class Control:
         close_all(fds)
         match message:
             case Reserve():
-                answer(self.reserve(message))
+                self._reserve(message, answer)
             case AskEnd():
                 answer(self.ask_end(message))
             case NoPrefetch():
                 self._house.customers.no_job(message.call_sid)
 
     # --- reserve ----------------------------------------------------------------------------------------------------
+
+    def _reserve(self, ask: Reserve, answer: Callable[[Message], bool]) -> None:
+        """Answer at once, except for a call that comes back: its worker will need what was said before."""
+        known = self._house.book.get(ask.call.call_sid, ask.call.attempt)
+        said = self.reserve(ask)
+        call = self._house.book.get(ask.call.call_sid, ask.call.attempt)
+        if ask.call.attempt and call is not None and call is not known:
+            self._recall.before(call, lambda: answer(said))
+        else:
+            answer(said)
 
     def reserve(self, ask: Reserve) -> Reserved | NoWorker:
         """Promise a worker to a call; asking again while the call lives gives the same answer."""
@@ -162,7 +174,7 @@ class Control:
         call.accepted_at = message.accepted_at
         bind = Bind(call=call.incoming, agent=call.agent, accepted_at=call.accepted_at, reserved_at=call.reserved_at)
         descriptors = (sock.fileno(), self._tape(call))
-        while worker is not None and not (worker.channel is not None and worker.channel.send(bind, *descriptors)):
+        while worker is not None and not worker.give(bind, call.journal, *descriptors):
             worker = self._worker_for(call)
         house.keeper.keep(call, sock)
         if worker is None:

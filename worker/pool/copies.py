@@ -84,7 +84,7 @@ class Copies:
     def over(self, call: Call) -> None:
         """Delete the copy of a call's journal, soon."""
         self._calls.pop(call.sid, None)
-        if call.sid in self._copies:
+        if call.sid in self._copies or (call.attempt and self._with_journals):  # its former pool has left a copy
             self._over.add(call.sid)
             self._news.set()
 

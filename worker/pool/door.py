@@ -15,7 +15,8 @@ from typing import Any, Final
 from shared import logs
 from shared.channel import Channel, close_all
 from shared.errors import SettingsError
-from shared.messages import FROM_ROUTER, PROTOCOL_VERSION, Hello, Message, Readiness, Welcome
+from shared.framing import FROM_ROUTER
+from shared.messages import PROTOCOL_VERSION, Hello, Message, Readiness, Welcome
 from shared.workers import PoolId
 
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid. Source: unix(7), SO_PEERCRED
@@ -98,8 +99,12 @@ class Door:
         if readiness == self._last:
             return
         self._last = readiness
+        self.tell(readiness)
+
+    def tell(self, message: Message) -> None:
+        """Tell every router."""
         for router in list(self._greeted):
-            router.send(readiness)
+            router.send(message)
 
     def close(self) -> None:
         """Let nobody in any more, and remove the socket's name if it is still ours."""

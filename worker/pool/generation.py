@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from shared import logs
 from shared.channel import Channel
-from shared.messages import FROM_ZYGOTE, Alive, Fork
+from shared.framing import FROM_ZYGOTE
+from shared.messages import Alive, Fork
 from shared.workers import WorkerId
 from worker.pool.watch import Watch
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from shared import logs
 from shared.channel import Channel, close_all
-from shared.messages import FROM_WORKER, Alive, Forked, ForkRefused, Reaped, WarmFailed
+from shared.framing import FROM_WORKER
+from shared.messages import Alive, Forked, ForkRefused, Reaped, WarmFailed
 from shared.metrics import Loss
 from shared.workers import WorkerEvent, WorkerId, WorkerState
 from worker.pool import plan

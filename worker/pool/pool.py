@@ -23,6 +23,7 @@ from shared.calls import EndReason
 from shared.clips import Clip
 from shared.messages import (
     PROTOCOL_VERSION,
+    Ended,
     EndStored,
     Readiness,
     Welcome,
@@ -46,6 +47,7 @@ from worker.pool.http import Health, serve
 from worker.pool.keeper import Keeper
 from worker.pool.memory import Limits, Memory
 from worker.pool.nursery import Nursery
+from worker.pool.recall import Recall
 from worker.pool.rescue import Rescue
 from worker.pool.roster import Roster, Worker
 from worker.pool.troubles import Troubles
@@ -114,7 +116,7 @@ class Pool:
             changed=self.changed,
         )
         self._keeper = house.keeper
-        self._control = Control(house)
+        self._control = Control(house, Recall(Records(self._redis), self._copies.append))
         self._rescue = Rescue(house, given.bridging)
         self._crew = Crew(house, self._control, self._rescue, self._copies, self._troubles)
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)
@@ -291,6 +293,7 @@ class Pool:
     def _ended(self, call: Call, reason: EndReason) -> None:
         if not self._book.end(call, reason, time.monotonic()):
             return
+        self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason))
         self._metrics.call_ended(reason)
         self._customers.forget(call)
         self._rescue.forget(call)

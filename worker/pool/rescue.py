@@ -15,7 +15,6 @@ from websockets.frames import CloseCode
 from shared import logs
 from shared.calls import CallEvent, EndReason
 from shared.clips import Clip
-from shared.journal import packed
 from shared.messages import Bind, Resume
 from shared.metrics import Failover, Loss
 from shared.workers import WorkerEvent
@@ -113,9 +112,6 @@ class Rescue:
 
     def _give(self, call: Call, worker: Worker) -> bool:
         assert call.stream is not None  # noqa: S101 - asked by the caller
-        assert worker.channel is not None  # noqa: S101 - it is available
-        for part in packed(call.journal):
-            worker.tell(part)
         bind = Bind(
             call=call.incoming,
             agent=call.agent,
@@ -126,7 +122,7 @@ class Rescue:
             ),
         )
         tape = () if call.tape is None else (call.tape,)
-        return worker.channel.send(bind, call.stream.fileno(), *tape)
+        return worker.give(bind, call.journal, call.stream.fileno(), *tape)
 
     def _bound(self, call: Call, worker: Worker, now: float) -> None:
         house = self._house

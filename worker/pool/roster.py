@@ -5,13 +5,14 @@ Slots are numbers from 0; a worker has one for life, and the next worker takes i
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from shared.channel import Channel
+from shared.journal import packed
 from shared.machine import advance
-from shared.messages import Message
+from shared.messages import Bind, Entry, Message
 from shared.metrics import Loss, PoolMetrics
 from shared.workers import WORKER_TABLE, Resource, WorkerEvent, WorkerId, WorkerState
 from worker.pool.book import Call
@@ -56,6 +57,12 @@ class Worker:
     def tell(self, message: Message) -> bool:
         """Send it a message; False when it cannot be reached any more."""
         return self.channel is not None and self.channel.send(message)
+
+    def give(self, bind: Bind, journal: Iterable[Entry], *fds: int) -> bool:
+        """Give it a call, after what was said in that before; False when it cannot be reached any more."""
+        for part in packed(journal):
+            self.tell(part)
+        return self.channel is not None and self.channel.send(bind, *fds)
 
     def seen(self) -> Seen:
         """Give it as the plan sees it."""

@@ -30,7 +30,8 @@ from typing import Any, Final, NoReturn, Protocol, cast
 from shared import logs, rlimits, settings
 from shared.channel import close_all, receive_datagram
 from shared.errors import OffhookError, WarmupFailed
-from shared.messages import TO_ZYGOTE, Alive, Forked, ForkRefused, Message, Reaped, WarmFailed, encode
+from shared.framing import TO_ZYGOTE, encode
+from shared.messages import Alive, Forked, ForkRefused, Message, Reaped, WarmFailed
 from shared.settings import Process, Settings
 from shared.workers import WorkerId
 
