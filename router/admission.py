@@ -17,7 +17,7 @@ class Answer(StrEnum):
     NOTHING = "nothing"  # is when nobody is on the line any more
 
 
-OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.PROVIDER_LOST})
+OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST})
 """Ends in mid-sentence that the caller did not choose: not without a word."""
 
 

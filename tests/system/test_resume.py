@@ -253,6 +253,34 @@ async def test_a_call_survives_three_kills_and_remembers_everything(stack: Stack
     await over(call)
 
 
+async def test_a_call_that_kills_every_worker_ends_with_an_apology(stack: Stack, carrier: Carrier) -> None:
+    call = await carrier.dial()
+    await greeted(call)
+    for _ in range(3):
+        await resumed(stack, call, await kill(stack, call))
+    await kill(stack, call)
+    record = await call.ended()
+    assert record.stream.close_code == 1011
+    assert record.spoken, "an apology is played or said"
+    assert record.verbs[-1] == "Hangup"
+    assert stack.metric("offhook_calls_total", end_reason="poisoned") == 1
+
+
+async def test_a_goodbye_is_said_to_the_end_and_the_call_is_ended(stack: Stack, carrier: Carrier) -> None:
+    """The kill may fall before the goodbye, into it, or into the tool that ends the call: each ends it the same way."""
+    call = await carrier.dial()
+    await greeted(call)
+    await quiet(call)
+    before = len(await asked(stack))
+    await call.say(recording("goodbye"))
+    await stack.until(lambda: len(completions(stack)) > before, "the model is asked")
+    await kill(stack, call)
+    record = await call.ended()
+    assert record.ended_by == "twiml"
+    assert record.verbs[-1] == "Hangup"
+    assert "Goodbye." in call.heard.text() or CLIPS["goodbye"].audio in call.heard.audio()
+
+
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 
