@@ -123,6 +123,17 @@ async def test_a_greeting_is_heard_once_and_whole(stack: Stack, carrier: Carrier
     await over(call)
 
 
+async def test_a_kill_before_anything_was_said_costs_no_greeting(stack: Stack, carrier: Carrier) -> None:
+    """It falls around `start`: who read that, and how much of the greeting was written, only the dead worker knew."""
+    call = await carrier.dial()
+    await kill(stack, call)
+    await call.streaming()
+    await quiet(call)
+    assert b"".join(span.audio for span in call.heard.spans).endswith(GREETING)
+    await ask(call, "yes", "said:")
+    await over(call)
+
+
 async def test_a_greeting_longer_than_what_is_sent_at_once_goes_on(
     stack: Stack, carrier: Carrier, long_greeting: bytes
 ) -> None:
@@ -138,7 +149,8 @@ async def test_a_greeting_of_the_voice_begins_again_and_is_heard_whole(stack: St
     call = await carrier.dial(to=VOICE_NUMBER)
     await call.hears(lambda heard: "morning," in heard.text())
     await kill(stack, call)
-    await call.hears(lambda heard: heard.text().endswith(VOICE))
+    # The first word may follow the cut one too closely to be told from it.
+    await call.hears(lambda heard: heard.text().endswith(VOICE.partition(", ")[2]))
     assert BRIDGING not in call.heard.audio()
     await over(call)
 
@@ -186,13 +198,30 @@ async def test_what_a_caller_is_saying_is_understood(stack: Stack, carrier: Carr
     await call.say(said[:half])
     await kill(stack, call)
     await call.say(said[half:])
-    await call.hears(lambda heard: "said:" in heard.text() and heard.text().endswith("."))
-    users = [message["content"] for message in (await asked(stack))[-1] if message["role"] == "user"]
-    words = ["I", "would", "like", "to", "book", "an", "appointment", "for", "Friday."]
-    assert sum(word in users[-1].split() for word in words) >= len(words) - 1, users
-    assert len(users) == 1
+    await understood(stack, call)
     assert len(await asked(stack)) == len(before) + 1, "it was one turn"
     await over(call)
+
+
+async def test_what_a_caller_has_just_said_is_understood(stack: Stack, carrier: Carrier) -> None:
+    """All of it comes from the tape, unless the model was asked already: then from the journal."""
+    call = await carrier.dial()
+    await greeted(call)
+    await quiet(call)
+    await call.say(recording("book"))
+    await kill(stack, call)
+    await understood(stack, call)
+    await over(call)
+
+
+async def understood(stack: Stack, call: Call) -> None:
+    """Wait for the answer and check that it answers one turn with every word of it; one may be lost with its frame."""
+    await call.hears(lambda heard: "said:" in heard.text() and heard.text().endswith("."))
+    users = [message["content"] for message in (await asked(stack))[-1] if message["role"] == "user"]
+    assert len(users) == 1
+    words = ["I", "would", "like", "to", "book", "an", "appointment", "for", "Friday."]
+    assert sum(word in users[0].split() for word in words) >= len(words) - 1, users
+    assert call.heard.text().count("said:") == 1
 
 
 # --- thinking and speaking --------------------------------------------------------------------------------------------

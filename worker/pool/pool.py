@@ -203,11 +203,12 @@ class Pool:
         now = time.monotonic()
         view = plan.View(
             now=now,
-            ready=self._given.settings.pool_ready + self._rescue.waiting,
+            ready=self._given.settings.pool_ready,
             most=int(self._most),
             can_fork=self._nursery.open,
             backoff=self._troubles.backoff,
             drain_until=self._drain_until,
+            waiting=self._rescue.waiting,
         )
         due = plan.decide((worker.seen() for worker in self._roster), view)
         for action in due.actions:
@@ -219,7 +220,7 @@ class Pool:
         if self._wake is not None:
             self._wake.cancel()
         self._wake = None if math.isinf(due.wake_at) else self._loop.call_at(due.wake_at, self.changed)
-        if self._drain_until is not None and not len(self._roster):
+        if self._drain_until is not None and not len(self._roster) and not self._rescue.waiting:
             self._drained.set()
 
     def _apply(self, action: plan.Action) -> None:

@@ -64,6 +64,11 @@ class Rescue:
         self._bridging = bridging
         self._waiting: dict[Call, Waiting] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many workers the calls that wait need: one each, and one more while one of them may not have the last."""
+        return len(self._waiting) + any(call.deaths >= CAREFUL_FROM for call in self._waiting)
+
     def worker_lost(self, call: Call, loss: Loss) -> None:
         """Do what can be done for a call whose worker is gone."""
         house, now = self._house, time.monotonic()
@@ -76,11 +81,6 @@ class Rescue:
             self._give_up(call, EndReason.POISONED)
         elif not self._resume(call):
             self._wait(call)
-
-    @property
-    def waiting(self) -> int:
-        """How many calls wait for a worker: so many more are to be made ready, or a careful call would wait for ever."""
-        return len(self._waiting)
 
     def ready(self) -> None:
         """Give a worker that can be given to the call that waits longest; called before anything else may take it."""
@@ -150,12 +150,11 @@ class Rescue:
         )
 
     def _wait(self, call: Call) -> None:
-        house = self._house
+        assert call.stream is not None  # noqa: S101 - asked by the caller
         _log.warning("call waits for a worker", call_sid=call.sid, trace_id=call.incoming.trace_id, deaths=call.deaths)
         clip = self._bridging
         fits = clip is not None and base_language(clip.language) in {base_language(call.agent.language), ""}
         self._waiting[call] = Waiting(call, clip.audio if clip is not None and fits else b"", self._hung_up)
-        house.changed()
         asyncio.get_running_loop().call_later(WAIT_S, self._waited, call, call.lost_at)
 
     def _waited(self, call: Call, lost_at: float) -> None:
