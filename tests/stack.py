@@ -66,7 +66,7 @@ class Plan:
     stt_final_ms: int = 30
     lookup_ms: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
-    child: str = ""  # the module that runs in each worker, instead of the real one
+    child: str = ""  # a module of the tests that runs in each worker instead of the product's
     wait_ready: bool = True
     logs: Path | None = None  # a folder whose logs stay; by default they disappear with the rest
 
@@ -74,7 +74,7 @@ class Plan:
 class Part:
     """One process of ours, which a test may stop, kill and start again."""
 
-    def __init__(self, name: str, env: Mapping[str, str], folder: Path, *arguments: str) -> None:
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, arguments: Sequence[str] = ()) -> None:
         self.name = name
         self._arguments = arguments
         self.env = dict(env)
@@ -256,8 +256,8 @@ class Stack:
         env = self.environment()
         names = ["router", "pool", *(["prefetcher"] if plan.prefetcher else [])]
         logs = self.folder if plan.logs is None else plan.logs
-        child = {"pool": ("--child", plan.child)} if plan.child else {}
-        self.parts = {name: Part(name, env, logs, *child.get(name, ())) for name in names}
+        arguments = {"pool": ("--child", plan.child)} if plan.child else {}
+        self.parts = {name: Part(name, env, logs, arguments.get(name, ())) for name in names}
         for part in self.parts.values():
             self._note(part.name)
             part.start()
