@@ -18,7 +18,7 @@ class Answer(StrEnum):
     RECONNECT = "reconnect"  # is when the conversation was cut off and can go on
 
 
-OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.PROVIDER_LOST})
+OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST})
 """Ends in mid-sentence that the caller did not choose: not without a word."""
 
 

@@ -32,7 +32,7 @@ def test_the_same_call_and_attempt_is_a_repeat_unless_the_tokens_differ() -> Non
 
 def test_only_our_losses_and_the_unknown_need_an_apology() -> None:
     sorry = {reason for reason in EndReason if at_end(Over(reason)) is Answer.APOLOGY}
-    assert sorry == {EndReason.WORKER_LOST, EndReason.PROVIDER_LOST}
+    assert sorry == {EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST}
     assert {at_end(Unclear(doubt)) for doubt in Doubt} == {Answer.APOLOGY}
 
 

@@ -123,6 +123,17 @@ async def test_a_greeting_is_heard_once_and_whole(stack: Stack, carrier: Carrier
     await over(call)
 
 
+async def test_a_kill_before_anything_was_said_costs_no_greeting(stack: Stack, carrier: Carrier) -> None:
+    """It falls around `start`: who read that, and how much of the greeting was written, only the dead worker knew."""
+    call = await carrier.dial()
+    await kill(stack, call)
+    await call.streaming()
+    await quiet(call)
+    assert b"".join(span.audio for span in call.heard.spans).endswith(GREETING)
+    await ask(call, "yes", "said:")
+    await over(call)
+
+
 async def test_a_greeting_longer_than_what_is_sent_at_once_goes_on(
     stack: Stack, carrier: Carrier, long_greeting: bytes
 ) -> None:
@@ -138,7 +149,8 @@ async def test_a_greeting_of_the_voice_begins_again_and_is_heard_whole(stack: St
     call = await carrier.dial(to=VOICE_NUMBER)
     await call.hears(lambda heard: "morning," in heard.text())
     await kill(stack, call)
-    await call.hears(lambda heard: heard.text().endswith(VOICE))
+    # The first word may follow the cut one too closely to be told from it.
+    await call.hears(lambda heard: heard.text().endswith(VOICE.partition(", ")[2]))
     assert BRIDGING not in call.heard.audio()
     await over(call)
 
@@ -186,13 +198,30 @@ async def test_what_a_caller_is_saying_is_understood(stack: Stack, carrier: Carr
     await call.say(said[:half])
     await kill(stack, call)
     await call.say(said[half:])
-    await call.hears(lambda heard: "said:" in heard.text() and heard.text().endswith("."))
-    users = [message["content"] for message in (await asked(stack))[-1] if message["role"] == "user"]
-    words = ["I", "would", "like", "to", "book", "an", "appointment", "for", "Friday."]
-    assert sum(word in users[-1].split() for word in words) >= len(words) - 1, users
-    assert len(users) == 1
+    await understood(stack, call)
     assert len(await asked(stack)) == len(before) + 1, "it was one turn"
     await over(call)
+
+
+async def test_what_a_caller_has_just_said_is_understood(stack: Stack, carrier: Carrier) -> None:
+    """All of it comes from the tape, unless the model was asked already: then from the journal."""
+    call = await carrier.dial()
+    await greeted(call)
+    await quiet(call)
+    await call.say(recording("book"))
+    await kill(stack, call)
+    await understood(stack, call)
+    await over(call)
+
+
+async def understood(stack: Stack, call: Call) -> None:
+    """Wait for the answer and check that it answers one turn with every word of it; one may be lost with its frame."""
+    await call.hears(lambda heard: "said:" in heard.text() and heard.text().endswith("."))
+    users = [message["content"] for message in (await asked(stack))[-1] if message["role"] == "user"]
+    assert len(users) == 1
+    words = ["I", "would", "like", "to", "book", "an", "appointment", "for", "Friday."]
+    assert sum(word in users[0].split() for word in words) >= len(words) - 1, users
+    assert call.heard.text().count("said:") == 1
 
 
 # --- thinking and speaking --------------------------------------------------------------------------------------------
@@ -251,6 +280,34 @@ async def test_a_call_survives_three_kills_and_remembers_everything(stack: Stack
     answer = await ask(call, "recall", "told", "purple.")
     assert "You told me: My favourite colour is purple." in answer
     await over(call)
+
+
+async def test_a_call_that_kills_every_worker_ends_with_an_apology(stack: Stack, carrier: Carrier) -> None:
+    call = await carrier.dial()
+    await greeted(call)
+    for _ in range(3):
+        await resumed(stack, call, await kill(stack, call))
+    await kill(stack, call)
+    record = await call.ended()
+    assert record.stream.close_code == 1011
+    assert record.spoken, "an apology is played or said"
+    assert record.verbs[-1] == "Hangup"
+    assert stack.metric("offhook_calls_total", end_reason="poisoned") == 1
+
+
+async def test_a_goodbye_is_said_to_the_end_and_the_call_is_ended(stack: Stack, carrier: Carrier) -> None:
+    """The kill may fall before the goodbye, into it, or into the tool that ends the call: each ends it the same way."""
+    call = await carrier.dial()
+    await greeted(call)
+    await quiet(call)
+    before = len(await asked(stack))
+    await call.say(recording("goodbye"))
+    await stack.until(lambda: len(completions(stack)) > before, "the model is asked")
+    await kill(stack, call)
+    record = await call.ended()
+    assert record.ended_by == "twiml"
+    assert record.verbs[-1] == "Hangup"
+    assert "Goodbye." in call.heard.text() or CLIPS["goodbye"].audio in call.heard.audio()
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------

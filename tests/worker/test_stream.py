@@ -302,3 +302,54 @@ async def test_also_a_unix_socket_pair_carries_a_stream() -> None:
     theirs.close()
     await heard.until(2)
     await stream.close()
+
+
+# --- after somebody else ------------------------------------------------------------------------------------------------
+
+MEDIA = b'{"event": "media", "media": {"payload": "f39/f39/f39/f39/f39/f39/f39/f39/f39/f39/f39/f39/"}}'
+
+
+@pytest.mark.parametrize("taken", [1, 2, 5, 6, 40, len(MEDIA) + 5])
+async def test_what_is_left_of_a_frame_that_somebody_else_began_is_dropped(taken: int) -> None:
+    ours, theirs = connected()
+    peer, heard = Peer(theirs), Heard()
+    await peer.send(masked(Opcode.TEXT, MEDIA)[taken:])
+    stream = await open_stream(ours, heard, resync=True)
+    await peer.text('{"event": "mark"}', "anything that is a message now")
+    assert await heard.until(2) == [("text", b'{"event": "mark"}'), ("text", b"anything that is a message now")]
+    assert stream.send("and back")
+    assert bytes((await peer.frames(1))[0].data) == b"and back"
+    theirs.close()
+    await stream.close()
+
+
+async def test_a_caller_who_left_meanwhile_is_noticed_at_once() -> None:
+    ours, theirs = connected()
+    peer, heard = Peer(theirs), Heard()
+    peer.ws.send_close(1000)
+    await peer.flush()
+    stream = await open_stream(ours, heard, resync=True)
+    assert await heard.until(1) == [("ended", 1000)]
+    assert await peer.at_end()
+    await stream.close()
+    theirs.close()
+
+
+async def test_who_leaves_does_not_end_the_connection_and_hears_nothing_more() -> None:
+    ours, theirs = connected()
+    kept = ours.dup()
+    peer, heard = Peer(theirs), Heard()
+    stream = await open_stream(ours, heard, resync=True)
+    await peer.text('{"event": "mark"}')
+    await heard.until(1)
+    stream.leave()
+    assert not stream.send("not from here any more")
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.shield(stream.done)
+    successor = Heard()
+    next_stream = await open_stream(kept, successor)
+    await peer.text("for the next one")
+    assert await successor.until(1) == [("text", b"for the next one")]
+    assert len(heard.log) == 1
+    theirs.close()
+    await next_stream.close()

@@ -265,7 +265,7 @@ class Serving:
         self._started_at = at
         self.hearing.keep()
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
-        if self._codec.joining:
+        if self._bound is not None and self._bound.resume is not None:
             self._tell(Resumed(at=first_media_at or at))
         if not self._memory:
             self._scribe.greeting(self._greeting_words, mark)

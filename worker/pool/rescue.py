@@ -146,12 +146,11 @@ class Rescue:
         )
 
     def _wait(self, call: Call) -> None:
-        house = self._house
+        assert call.stream is not None  # noqa: S101 - asked by the caller
         _log.warning("call waits for a worker", call_sid=call.sid, trace_id=call.incoming.trace_id, deaths=call.deaths)
         clip = self._bridging
         fits = clip is not None and base_language(clip.language) in {base_language(call.agent.language), ""}
         self._waiting[call] = Waiting(call, clip.audio if clip is not None and fits else b"", self._hung_up)
-        house.changed()
         asyncio.get_running_loop().call_later(WAIT_S, self._waited, call, call.lost_at)
 
     def _waited(self, call: Call, lost_at: float) -> None:
