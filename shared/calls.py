@@ -77,6 +77,7 @@ class EndReason(StrEnum):
     PROTOCOL_ERROR = "protocol_error"  # the peer broke the WebSocket protocol
     MAX_DURATION = "max_duration"  # `MAX_CALL_DURATION` was reached
     WORKER_LOST = "worker_lost"  # the worker died and nobody resumed the call
+    POISONED = "poisoned"  # every worker that took the call died in quick succession
     PROVIDER_LOST = "provider_lost"  # a provider did not come back
     DRAINED = "drained"  # `DRAIN_TIMEOUT` cut the call
 

@@ -1,20 +1,51 @@
 """The journal of a call: what must be known to resume it, as small entries written ahead of what they announce. Pure.
 
 The worker writes, its pool holds. An entry that was sent survives `kill -9` of its sender.
+
+| kind | `text` | `key` |
+|---|---|---|
+| `greeting` | the words of the greeting that begins now; empty when nobody knows them | its mark |
+| `user` | what the caller said, before its completion is asked for | |
+| `tool` | JSON `{"name", "arguments"}`, before it runs | tool call id |
+| `result` | JSON, what the model is told | tool call id |
+| `agent` | a sentence whose audio is on its way | its mark |
+| `heard` | what a returned mark proves the caller heard | the mark |
+| `spoken` | | how many demands (`user` and `result` entries) stood in the journal when this speech began |
+| `interrupted` | what of the greeting had been heard, when it was interrupted | |
+| `customer` | the outcome of the prefetch | |
 """
 
 import time
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
-from shared.messages import Entry
+from shared.messages import MAX_MESSAGE_BYTES, Entry, Remember, encode
 
 MAX_TEXT_CHARS: Final = 10_000
 """Keeps an entry below the 64 KiB of a message, whatever the characters (a control character is 6 bytes, escaped)."""
 
-EntryKind = Literal["user", "agent", "heard", "tool", "result", "customer"]
+EntryKind = Literal["user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer"]
+
+_SPACE_BYTES: Final = 1024
+"""What a message needs beside its entries."""
 
 
 def entry(kind: EntryKind, text: str, key: str = "") -> Entry:
     """Write an entry now; a text too long or not encodable is cut or mended: what does not fit must not cost the call."""
     sound = text[:MAX_TEXT_CHARS].encode(errors="replace").decode()
     return Entry(kind=kind, text=sound, at=time.time(), key=key)
+
+
+def packed(entries: Iterable[Entry]) -> Iterator[Remember]:
+    """Put a journal into as few messages as hold it."""
+    batch: list[Entry] = []
+    size = _SPACE_BYTES
+    for each in entries:
+        bytes_ = len(encode(each)) + 1
+        if batch and size + bytes_ > MAX_MESSAGE_BYTES:
+            yield Remember(entries=tuple(batch))
+            batch, size = [], _SPACE_BYTES
+        batch.append(each)
+        size += bytes_
+    if batch:
+        yield Remember(entries=tuple(batch))

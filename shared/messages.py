@@ -15,7 +15,7 @@ from shared.errors import StreamProtocolError
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Grows with every change a peer of the former version would not understand."""
 
 MAX_MESSAGE_BYTES: Final = 65_536
@@ -176,18 +176,37 @@ class Prepare(Message, frozen=True):
     reserved_at: float
 
 
-class Bind(Message, frozen=True):
-    """Pool to worker, with the socket on which the 101 has been written: serve this call.
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """What a successor must know of the stream it takes over.
 
-    `accepted_at` and `reserved_at` are CLOCK_MONOTONIC seconds. `resume` is None for a new call; a resumed one (later)
-    carries its journal here, because bind and resume are one path.
+    `number` counts the resumes of this call from 1; `lost_at` is when its predecessor died (CLOCK_MONOTONIC seconds);
+    `stream_sid` is None when that one was not heard to have read `start`; `bridged`: the keeper has spoken meanwhile.
+    """
+
+    number: int
+    lost_at: float
+    stream_sid: StreamSid | None
+    bridged: bool = False
+
+
+class Remember(Message, frozen=True):
+    """Pool to worker, before its Bind: entries of the call's journal, oldest first, in as many messages as they need."""
+
+    entries: tuple["Entry", ...]
+
+
+class Bind(Message, frozen=True):
+    """Pool to worker, with the socket on which the 101 has been written and the call's tape: serve this call.
+
+    `accepted_at` and `reserved_at` are CLOCK_MONOTONIC seconds. `resume` is None for a new stream. Bind and resume are one
+    path: a resumed call was announced by its journal (`Remember`), and so is one that was cut off and has come back.
     """
 
     call: IncomingCall
     agent: Agent
     accepted_at: float
     reserved_at: float
-    resume: None = None
+    resume: Resume | None = None
 
 
 class Customer(Message, frozen=True):
@@ -210,13 +229,16 @@ class EndStored(Message, frozen=True):
     """Pool to worker: the end reason is stored (or Redis had its 300 ms); the stream may be closed."""
 
 
-ToWorker = Prepare | Bind | Customer | Retire | EndStored
+ToWorker = Prepare | Remember | Bind | Customer | Retire | EndStored
 
 # --- worker -> pool -------------------------------------------------------------------------------------------------
 
 
 class Ready(Message, frozen=True):
-    """Worker to pool: the self-check passed."""
+    """Worker to pool: the self-check passed.
+
+    With the file its stack is written to, when it crashes and at each `STACK_SIGNAL`: appended, as Python's faulthandler does.
+    """
 
     build_s: float
 
@@ -263,14 +285,19 @@ class FirstMedia(Message, frozen=True):
     at: float
 
 
+class Resumed(Message, frozen=True):
+    """Worker to pool: a call it took over is served again since `at` (CLOCK_MONOTONIC seconds)."""
+
+    at: float
+
+
 class Entry(Message, frozen=True):
     """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
 
-    `kind`: `user` (final text), `agent` (text sent to speech), `heard` (text whose mark came back), `tool` and `result`
-    (with `key` the tool call id), `customer` (the outcome of the prefetch). `at` is unix seconds.
+    The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
     """
 
-    kind: Literal["user", "agent", "heard", "tool", "result", "customer"]
+    kind: Literal["user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer"]
     text: str
     at: float
     key: str = ""
@@ -294,7 +321,18 @@ class Closed(Message, frozen=True):
 
 
 FromWorker = (
-    Ready | WarmFailed | Beat | ProviderLost | Observed | Started | FirstMedia | Entry | Counted | Ending | Closed
+    Ready
+    | WarmFailed
+    | Beat
+    | ProviderLost
+    | Observed
+    | Started
+    | FirstMedia
+    | Resumed
+    | Entry
+    | Counted
+    | Ending
+    | Closed
 )
 
 FromZygote = Alive | Forked | ForkRefused | Reaped | WarmFailed

@@ -64,6 +64,16 @@ class Failover(StrEnum):
 
     RESUMED = "resumed"
     ENDED = "ended"
+    HUNG_UP = "hung_up"
+
+
+class Loss(StrEnum):
+    """How a call lost its worker."""
+
+    DIED = "worker_lost"
+    STALLED = "stalled"  # it was stuck, and the pool ended it
+    MEMORY = "memory"  # it took too much memory, and the pool ended it
+    DRAINED = "drained"
 
 
 class UpgradeRefusal(StrEnum):
@@ -154,8 +164,9 @@ class PoolMetrics:
         self._failover_seconds = histogram(
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
-        for outcome in Failover:
-            self._failovers.labels(EndReason.WORKER_LOST, outcome)
+        for loss in Loss:
+            for outcome in Failover:
+                self._failovers.labels(loss, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
         for reason in EndReason:
             self._calls.labels(reason)
@@ -216,9 +227,13 @@ class PoolMetrics:
         """Count a reservation nobody came for."""
         self._expired.inc()
 
-    def failover(self, reason: EndReason, outcome: Failover) -> None:
-        """Count a worker lost in a call."""
-        self._failovers.labels(reason, outcome).inc()
+    def failover(self, loss: Loss, outcome: Failover) -> None:
+        """Count a worker lost in a call, when it is known what became of it."""
+        self._failovers.labels(loss, outcome).inc()
+
+    def resumed_after(self, seconds: float) -> None:
+        """Add the time from a worker's death to its successor's first word (or its silence, where none was owed)."""
+        self._failover_seconds.observe(max(0.0, seconds))
 
     def redis_up(self, *, up: bool) -> None:
         """Show whether Redis answers."""

@@ -3,6 +3,7 @@
 The pool is the only writer of a worker's state; everybody else is told.
 """
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,9 @@ WorkerId = NewType("WorkerId", str)
 
 PoolId = NewType("PoolId", str)
 """The name of a pool, also of its socket in `HANDOFF_DIR`."""
+
+STACK_SIGNAL: Final = signal.SIGUSR2
+"""Asks a worker where it is; sent by its pool only after the file for the answer came with `Ready`: others would die of it."""
 
 
 class WorkerState(StrEnum):

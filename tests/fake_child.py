@@ -6,6 +6,7 @@ In a call it echoes text frames, except for a few words: see `_Life._answer`.
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ from shared.messages import (
 )
 from shared.settings import Settings
 from shared.workers import PARKED_RESOURCES, Resource, WorkerId
+from worker.call.stacks import open_stacks
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +83,31 @@ def serve(loaded: str, worker: WorkerId, channel: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+def sleep_in_the_wrong_place(_seconds: float) -> None:
+    """Block the main thread in a system call."""
+    time.sleep(3600)
+
+
+def work(seconds: float) -> None:
+    """Keep the event loop waiting for an honest piece of work: so many seconds of a CPU."""
+    done = time.thread_time() + seconds
+    while time.thread_time() < done:
+        pass
+
+
+def loop_in_the_wrong_place(_seconds: float) -> None:
+    """Keep the main thread in C code that never looks up."""
+    sum(range(10**14))
+
+
+def crash(_seconds: float) -> None:
+    """Read where nothing is."""
+    ctypes.string_at(0)
+
+
+HOLD_UPS = {"block": sleep_in_the_wrong_place, "spin": loop_in_the_wrong_place, "work": work, "segfault": crash}
+
+
 class _Life:
     def __init__(self, worker: WorkerId) -> None:
         self._worker = worker
@@ -103,7 +130,7 @@ class _Life:
         if self._script.fail:
             self._channel.send(WarmFailed(resource=self._script.fail, detail="as told", traceback="Traceback: as told"))
             return
-        self._channel.send(Ready(build_s=0.001))
+        self._channel.send(Ready(build_s=0.001), open_stacks())
         self._go(self._beat())
         if self._script.lose_provider_after_ms:
             await asyncio.sleep(self._script.lose_provider_after_ms / 1000)
@@ -209,6 +236,9 @@ class _Stream:
                 self._life.end(EndReason(reason))
             case ("crash", _, _):
                 os._exit(9)
+            case (word, _, seconds) if word in HOLD_UPS:
+                HOLD_UPS[word](float(seconds or 0))
+                await self._send("done")
             case ("journal", _, said):
                 self._life.say(Entry(kind="user", text=said, at=time.time()))
                 await self._send("noted")

@@ -66,6 +66,7 @@ class Plan:
     stt_final_ms: int = 30
     lookup_ms: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
+    child: str = ""  # a module of the tests that runs in each worker instead of the product's
     wait_ready: bool = True
     logs: Path | None = None  # a folder whose logs stay; by default they disappear with the rest
 
@@ -73,8 +74,9 @@ class Plan:
 class Part:
     """One process of ours, which a test may stop, kill and start again."""
 
-    def __init__(self, name: str, env: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, arguments: Sequence[str] = ()) -> None:
         self.name = name
+        self._arguments = arguments
         self.env = dict(env)
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,7 +105,7 @@ class Part:
         """Start it (again)."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *COMMANDS[self.name]],
+                [sys.executable, *COMMANDS[self.name], *self._arguments],
                 cwd=ROOT,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -254,7 +256,8 @@ class Stack:
         env = self.environment()
         names = ["router", "pool", *(["prefetcher"] if plan.prefetcher else [])]
         logs = self.folder if plan.logs is None else plan.logs
-        self.parts = {name: Part(name, env, logs) for name in names}
+        arguments = {"pool": ("--child", plan.child)} if plan.child else {}
+        self.parts = {name: Part(name, env, logs, arguments.get(name, ())) for name in names}
         for part in self.parts.values():
             self._note(part.name)
             part.start()

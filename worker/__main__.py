@@ -5,11 +5,12 @@ import asyncio
 import contextlib
 import gc
 import secrets
+from collections.abc import Mapping
 from typing import Final
 
 from shared import logs, settings
 from shared.agents import Agents, load_agents
-from shared.clips import load_clip, load_manifest
+from shared.clips import Clip, load_clip, load_manifest
 from shared.errors import ClipError, OffhookError, SettingsError
 from shared.metrics import registry
 from shared.settings import Process, Settings
@@ -18,6 +19,7 @@ from worker.pool import door, http
 from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
 
+BRIDGING: Final = "bridging"
 DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the environment."
 
 
@@ -28,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         configured = settings.load(Process.POOL)
-        agents = checked(configured)
+        agents, bridging = checked(configured)
         pool = PoolId(configured.pool_id or secrets.token_hex(4))
         with contextlib.ExitStack() as opened:
             http_socket = opened.enter_context(http.listen(configured.pool_metrics_host, configured.pool_metrics_port))
@@ -38,7 +40,7 @@ def main() -> None:
         settings.refuse(error)
     logs.configure(configured.log_level, process="pool", pool=pool)
     gc.freeze()  # a full collection would look at 100,000 objects that never go, while somebody's upgrade waits
-    given = Given(configured, agents, pool, door_socket, http_socket, registry(), options.child)
+    given = Given(configured, agents, pool, door_socket, http_socket, registry(), options.child, bridging)
     asyncio.run(_run(given))
 
 
@@ -46,31 +48,31 @@ async def _run(given: Given) -> None:
     await Pool(given).run()
 
 
-def checked(configured: Settings) -> Agents:
-    """Read the agents file and every clip it or the settings need.
+def checked(configured: Settings) -> tuple[Agents, Clip | None]:
+    """Read the agents file and every clip it or the settings need; also the clip for callers who wait for a worker.
 
     Raises:
         SettingsError: one line for each problem found.
     """
     problems: list[str] = []
     agents = Agents(default=load_agents(None).default)
-    clips: frozenset[str] = frozenset()
+    clips: Mapping[str, Clip] = {}
     try:
         agents = load_agents(configured.agents_file)
     except SettingsError as error:
         problems += str(error).splitlines()
     try:
-        clips = frozenset(load_manifest(configured.assets_dir))
+        clips = load_manifest(configured.assets_dir)
     except ClipError as error:
         problems += str(error).splitlines()
     else:
         problems += _greeting_problems(configured, agents, clips)
     if problems:
         raise SettingsError("\n".join(problems))
-    return agents
+    return agents, clips.get(BRIDGING)
 
 
-def _greeting_problems(configured: Settings, agents: Agents, clips: frozenset[str]) -> list[str]:
+def _greeting_problems(configured: Settings, agents: Agents, clips: Mapping[str, Clip]) -> list[str]:
     if not configured.greeting_audio_enabled:
         return []
     wanted = {"GREETING_AUDIO_CLIP": configured.greeting_audio_clip}

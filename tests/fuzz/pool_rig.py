@@ -13,6 +13,7 @@ import functools
 import gc
 import os
 import random
+import signal
 import socket
 import sys
 import tempfile
@@ -43,6 +44,9 @@ POOL = PoolId("p1")
 READY, MOST = 2, 4
 UNIX_EPOCH = 1_700_000_000.0
 """What the unix clock shows when the hand clock shows 0."""
+
+NO_PID = 5_000_000
+"""Beyond what a kernel gives: nothing is there to be read."""
 
 _TURNS = 12
 """Steps of the loop after which everything that follows from one event has happened; the longest chain has six."""
@@ -75,6 +79,9 @@ class HandWatch:
         """Note that SIGKILL was sent."""
         if pidfd in self.gone:
             self.killed.add(pidfd)
+
+    def send(self, pidfd: int, number: signal.Signals) -> None:
+        """Leave a signal unanswered."""
 
     def die(self, pidfd: int) -> None:
         """End a process."""
@@ -171,8 +178,6 @@ class Rig:
         self._take_time()
         self._take_processes()
         self.pool = self.loop.run_until_complete(self._build(overrides))
-        self.watch = HandWatch()
-        self.pool._nursery._watch = cast("Any", self.watch)
         self.pool._crew._jitter = self.pool._troubles._jitter = random.Random(0)
         self.pool._tasks = cast("Any", SimpleNamespace(create_task=self.loop.create_task))
         self.loop.call_soon(self.pool._nursery.start)
@@ -198,6 +203,8 @@ class Rig:
             self.zygote = HandZygote(self._asked)
             return self.zygote
 
+        self.watch = HandWatch()
+        self._left.enter_context(mock.patch.object(nursery, "Watch", return_value=self.watch))
         self._left.enter_context(mock.patch.object(nursery, "Generation", zygote))
         self._left.enter_context(mock.patch.object(worker.pool.pool, "Records", return_value=self.records))
         self._left.enter_context(mock.patch.object(worker.pool.pool, "Directory", return_value=self.directory))
@@ -263,7 +270,7 @@ class Rig:
     def birth(self, player: Player) -> None:
         """Have the zygote fork a worker; its descriptor of the process is any."""
         player.pidfd = os.open("/dev/null", os.O_RDONLY)
-        message = Forked(worker=player.id, pid=1_000_000 + len(self.watch.gone))
+        message = Forked(worker=player.id, pid=NO_PID + len(self.watch.gone))
         self.do(lambda: self.pool._nursery._told(message, [cast("int", player.pidfd)]))
 
     def stillbirth(self, player: Player) -> None:

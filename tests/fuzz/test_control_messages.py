@@ -98,6 +98,7 @@ from_workers = st.one_of(
     message("observed", timing="loop_lag", seconds=0.1),
     message("started", stream_sid="MZ1"),
     message("firstmedia", at=0.0),
+    message("resumed", at=0.0),
     message("entry", kind="user", text="hello", at=0.0, key=""),
     message("counted", oddity="binary_frame", times=2),
     message("ending", reason="caller_hangup"),

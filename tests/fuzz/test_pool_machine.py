@@ -28,6 +28,7 @@ from shared.messages import (
     Ready,
     Reserve,
     Reserved,
+    Resumed,
     Started,
     WarmFailed,
 )
@@ -164,6 +165,7 @@ class _PoolMachine(RuleBasedStateMachine):
             lag_s=st.just(0.0),
         ),
         st.builds(FirstMedia, at=st.just(0.0)),
+        st.builds(Resumed, at=st.just(1_000.0)),
         st.builds(Started, stream_sid=st.just(StreamSid("MZ1"))),
         st.builds(Entry, kind=st.just("user"), text=st.just("hello"), at=st.just(0.0)),
         st.builds(Closed),

@@ -17,6 +17,7 @@ PIPECAT_ROOMS = {"worker/call/transport.py", "worker/call/pipeline.py", "worker/
 PURE = [
     "router/admission.py", "router/twilio.py", "router/twiml.py", "shared/calls.py", "shared/machine.py", "shared/ticket.py",
     "shared/workers.py", "worker/call/greeting.py", "worker/call/media.py", "worker/pool/plan.py",
+    "worker/pool/stall.py",
 ]  # fmt: skip
 """What takes `now` as an argument."""
 

@@ -1,4 +1,4 @@
-"""What a test's caller does: say a recording and listen for the answer."""
+"""What a test's caller does: say a recording and listen for the answer; and who serves it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.stack import LEXICON
 
 if TYPE_CHECKING:
+    from tests.stack import Stack
     from tests.standins.carrier_call import Call
 
 
@@ -31,3 +32,12 @@ async def greeted(call: Call) -> None:
     """Wait until the greeting is being heard."""
     await call.streaming()
     await call.hears(lambda heard: heard.duration_s > 0.3)
+
+
+def worker_of(stack: Stack, call_sid: str) -> int:
+    """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
+    lines = stack.pool.lines()
+    worker = next(
+        (line["worker"] for line in lines if line.get("event") == "bound" and line["call_sid"] == call_sid), ""
+    )
+    return next((int(line["pid"]) for line in lines if line.get("event") == "parked" and line["worker"] == worker), 0)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.pool_process import descriptors
 from tests.stack import Plan, Stack
-from tests.system.talk import ask, greeted, recording
+from tests.system.talk import ask, greeted, recording, worker_of
 
 if TYPE_CHECKING:
     from tests.standins.carrier import Carrier
@@ -254,15 +254,6 @@ async def one(stack: Stack, carrier: Carrier, *, kill: bool) -> None:
     else:
         await call.hangup()
     await call.ended()
-
-
-def worker_of(stack: Stack, call_sid: str) -> int:
-    """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
-    lines = stack.pool.lines()
-    worker = next(
-        (line["worker"] for line in lines if line.get("event") == "bound" and line["call_sid"] == call_sid), ""
-    )
-    return next((int(line["pid"]) for line in lines if line.get("event") == "parked" and line["worker"] == worker), 0)
 
 
 async def at_rest(stack: Stack) -> None:

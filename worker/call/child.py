@@ -7,7 +7,6 @@ ONNX loaded hang in their own clean-up.
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 import signal
@@ -24,18 +23,19 @@ from shared.calls import EndReason, IncomingCall
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
 from shared.errors import WarmupFailed
-from shared.journal import entry
 from shared.messages import (
     TO_WORKER,
     Beat,
     Bind,
     Customer,
     EndStored,
+    Entry,
     Message,
     Observed,
     Prepare,
     ProviderLost,
     Ready,
+    Remember,
     Retire,
     WarmFailed,
 )
@@ -44,9 +44,13 @@ from shared.settings import Settings
 from shared.workers import Resource, WorkerId
 from worker.call.customer import render
 from worker.call.greeting import Recording, record
+from worker.call.memory import remember
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
+from worker.call.scribe import Scribe
 from worker.call.serving import Serving
+from worker.call.stacks import open_stacks
+from worker.call.tape import Tape
 from worker.call.tasks import Tasks
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
@@ -135,7 +139,9 @@ class _Child:
         self._prepared: asyncio.Task[None] | None = None
         self._reserved_at = 0.0
         self._answered = False
+        self._journal: list[Entry] = []
         self._bound = False
+        self._resumed = False
         self._timings: dict[str, float] = {}
         self._leave = asyncio.Event()
         self._tasks = Tasks()
@@ -143,21 +149,17 @@ class _Child:
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
         self._channel = Channel(sock, TO_WORKER, self._received, self._pool_lost)
-        hooks = Hooks(
-            provider_lost=self._provider_lost,
-            stage=self._stage,
-            user_said=lambda text: self._tell(entry("user", text)),
-            agent_said=lambda text: self._tell(entry("agent", text)),
-            replied=self._replied,
-            tool_started=lambda key, name, arguments: self._tell(
-                entry("tool", json.dumps({"name": name, "arguments": arguments}, default=str), key)
-            ),
-            tool_ended=lambda key, _name, result: self._tell(entry("result", json.dumps(result, default=str), key)),
-        )
+        self._scribe = Scribe(self._tell)
+        hooks = Hooks(self._provider_lost, self._stage)
         loaded = self._loaded
         try:
-            self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks)
-            self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell)
+            self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks, self._scribe)
+            self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell, self._scribe)
+            hooks.replied, hooks.voice, hooks.user_said = (
+                self._serving.replied,
+                self._serving.hearing.voice,
+                self._serving.hearing.written_down,
+            )
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
@@ -165,7 +167,7 @@ class _Child:
             self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
-        self._tell(Ready(build_s=time.monotonic() - self._forked_at))
+        self._channel.send(Ready(build_s=time.monotonic() - self._forked_at), open_stacks())
         beats = asyncio.create_task(self._beat())
         await self._leave.wait()
         beats.cancel()
@@ -182,10 +184,13 @@ class _Child:
             case Prepare():
                 self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
-                self._bound = True
+                self._bound, self._resumed = True, message.resume is not None
                 self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
-                self._tasks.go(self._serve(message, socket.socket(fileno=fds[0])))
+                tape = Tape(fds[1]) if len(fds) > 1 else None
+                self._tasks.go(self._serve(message, socket.socket(fileno=fds[0]), tape))
+            case Remember():
+                self._journal += message.entries
             case Customer():
                 self._customer(message)
             case EndStored():
@@ -220,10 +225,11 @@ class _Child:
         await self._pipeline.open_mind()
         self._beat_now()
         await self._serving.started.wait()
-        self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)
+        if not self._resumed:
+            self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)
 
-    async def _serve(self, bind: Bind, sock: socket.socket) -> None:
-        await self._serving.bind(bind, sock)
+    async def _serve(self, bind: Bind, sock: socket.socket, tape: Tape | None) -> None:
+        await self._serving.bind(bind, sock, tape, remember(self._journal))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
         self._leave.set()
@@ -235,7 +241,7 @@ class _Child:
                 self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
         finally:
             self._pipeline.open_gate()  # whatever the record was, the caller must get an answer
-        self._tell(entry("customer", message.outcome))
+        self._scribe.customer(message.outcome)
 
     # --- the pipeline speaks ------------------------------------------------------------------------------------------
 
@@ -243,9 +249,6 @@ class _Child:
         self._beat_now()
         if not self._bound:
             self._tell(ProviderLost(resource=resource, detail=why))
-
-    def _replied(self, at: float) -> None:
-        self._serving.replied(at)
 
     def _stage(self, stage: Stage, seconds: float) -> None:
         self._tell(Observed(timing=Timing.TURN, seconds=seconds, stage=stage))

@@ -14,6 +14,7 @@ from pipecat.frames.frames import (
     InputAudioRawFrame,
     LLMContextFrame,
     LLMTextFrame,
+    VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -64,16 +65,24 @@ class TurnClock:
 class FirstAnswerGate(FrameProcessor):
     """Holds the first completion of a call until `open` was called, at most `timeout_s` seconds.
 
-    An interruption while it waits cancels the wait like any frame; the next completion is then the first.
+    `on_user` is given each user turn, `on_voice` whether the caller begins or ceases to speak. An interruption while it waits
+    cancels the wait like any frame; the next completion is then the first.
     """
 
-    def __init__(self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None]) -> None:
+    def __init__(
+        self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None], on_voice: Callable[[bool], None]
+    ) -> None:
         super().__init__()
+        self._on_voice = on_voice
         self._timeout_s = timeout_s
         self._clock = clock
         self._on_user = on_user
         self._customer_known = asyncio.Event()
         self._journaled = 0
+
+    def recall(self, count: int) -> None:
+        """Take the first `count` messages of the context for known: they are in the journal already."""
+        self._journaled = count
 
     def open(self) -> None:
         """Let completions pass: the customer is known, or will not be."""
@@ -86,7 +95,10 @@ class FirstAnswerGate(FrameProcessor):
             match frame:
                 case InputAudioRawFrame():
                     return  # nobody behind reads it, and it would cross every processor to the end
+                case VADUserStartedSpeakingFrame():
+                    self._on_voice(True)
                 case VADUserStoppedSpeakingFrame():
+                    self._on_voice(False)
                     late = time.time() - frame.timestamp + frame.stop_secs
                     self._clock.speech_ended(time.monotonic() - late)
                 case LLMContextFrame():
@@ -125,6 +137,6 @@ class FirstTokenProbe(FrameProcessor):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Pass everything."""
         await super().process_frame(frame, direction)
-        if isinstance(frame, LLMTextFrame) and self._clock.token(time.monotonic()):
+        if isinstance(frame, LLMTextFrame) and frame.text.strip() and self._clock.token(time.monotonic()):
             self._on_first_token()
         await self.push_frame(frame, direction)

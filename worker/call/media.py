@@ -58,7 +58,14 @@ class Stopped:
     """The caller hung up or the call left the stream."""
 
 
-Event = Connected | Started | Audio | Digit | MarkEchoed | Stopped
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The first message of a stream whose `start` a predecessor has read; what else it says is dropped."""
+
+    stream_sid: str
+
+
+Event = Connected | Started | Joined | Audio | Digit | MarkEchoed | Stopped
 
 
 class _Start(msgspec.Struct):
@@ -95,9 +102,13 @@ _decoder: Final = msgspec.json.Decoder(_Message)
 
 @dataclass(slots=True)
 class Codec:
-    """Reads one stream's messages in order; remembers its streamSid and sequence numbers."""
+    """Reads one stream's messages in order; remembers its streamSid and sequence numbers.
+
+    With `joining` the stream may have begun before: its streamSid is taken from any message.
+    """
 
     stream_sid: str = ""
+    joining: bool = False
     _next_sequence: int = 0
 
     def read(self, text: bytes) -> tuple[Event | None, Oddity | None]:
@@ -109,6 +120,9 @@ class Codec:
         if self.stream_sid and message.streamSid and message.streamSid != self.stream_sid:
             return None, Oddity.WRONG_STREAM
         gap = self._sequence(message)
+        if self.joining and not self.stream_sid and message.streamSid and message.event != "start":
+            self.stream_sid = message.streamSid
+            return Joined(message.streamSid), gap
         event, oddity = self._event(message)
         return event, oddity or gap
 

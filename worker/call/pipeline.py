@@ -17,6 +17,7 @@ from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
     FunctionCallResultProperties,
+    LLMRunFrame,
     TTSSpeakFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -39,12 +40,14 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
+from worker.call.memory import BROKEN_OFF, UNKNOWN_OUTCOME, Asked, Memory, result_messages
 from worker.call.playout import RATE
+from worker.call.scribe import Scribe
 from worker.call.transport import Input, Output
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
 from worker.providers.cartesia_tts import ParkedCartesiaTTS
 from worker.providers.openai_llm import WarmOpenAILLM
-from worker.tools.registry import Session, Tool, ToolCall
+from worker.tools.registry import Outcome, Session, Tool, ToolCall
 
 log = get(__name__)
 
@@ -64,17 +67,19 @@ class Models:
     turn: LocalSmartTurnAnalyzerV3
 
 
+def _nobody(_news: object) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Hooks:
     """What the pipeline tells its worker; all are called on the loop and must not block."""
 
     provider_lost: Callable[[Resource, str], None]
     stage: Callable[[Stage, float], None]
-    user_said: Callable[[str], None]
-    agent_said: Callable[[str], None]
-    replied: Callable[[float], None]
-    tool_started: Callable[[str, str, Mapping[str, Any]], None]
-    tool_ended: Callable[[str, str, Mapping[str, Any]], None]
+    replied: Callable[[float], None] = _nobody
+    voice: Callable[[bool], None] = _nobody
+    user_said: Callable[[str], None] = _nobody
 
 
 def load_models() -> Models:
@@ -105,8 +110,12 @@ def log_pipecat() -> None:
 class AgentPipeline:
     """The running pipeline of one worker: park it, prepare it for a call, attach the stream."""
 
-    def __init__(self, settings: Settings, models: Models, tools: Mapping[str, Tool], hooks: Hooks) -> None:
+    def __init__(
+        self, settings: Settings, models: Models, tools: Mapping[str, Tool], hooks: Hooks, scribe: Scribe
+    ) -> None:
         self._models = models
+        self._scribe = scribe
+        self._given: dict[str, Mapping[str, Any]] = {}  # what tools gave to a predecessor since the caller last spoke
         self._tools = tools
         self._hooks = hooks
         self._session: Session | None = None
@@ -121,7 +130,7 @@ class AgentPipeline:
         self.tts = ParkedCartesiaTTS(settings, lambda why: hooks.provider_lost(Resource.TTS, why))
         self.llm = WarmOpenAILLM(settings)
         self.context = LLMContext()
-        self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, hooks.user_said)
+        self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said, self._voice)
         probe = FirstTokenProbe(self._clock, self._first_token)
         aggregators = LLMContextAggregatorPair(
             self.context,
@@ -134,7 +143,8 @@ class AgentPipeline:
             ),
         )
         self.output.on_reply = self._replied
-        self.output.on_said = hooks.agent_said
+        self.output.on_said = scribe.said
+        self.output.on_spoken = scribe.spoken
         self.output.on_quiet = self.quiet.set
         self.tts.on_word = self.output.word
         self._worker = PipelineWorker(
@@ -216,6 +226,25 @@ class AgentPipeline:
         """Append what is known about the caller to the system instruction, behind the static prompt."""
         self.llm.append_system_instruction(text)
 
+    async def recall(self, memory: Memory) -> None:
+        """Take up a conversation that another worker had, and give the answer that is owed in it."""
+        self.context.set_messages(list(memory.messages))
+        self._gate.recall(len(memory.messages))
+        self._given = dict(memory.results)
+        answer = memory.owed
+        for asked in memory.unresolved:
+            answer = await self._settle(asked) or answer
+        if memory.broke_off and not memory.unresolved:
+            self.context.add_message({"role": "developer", "content": BROKEN_OFF})
+        if answer:
+            await self.answer()
+
+    async def answer(self, note: str = "") -> None:
+        """Ask the model for an answer now; `note` tells it why."""
+        if note:
+            self.context.add_message({"role": "developer", "content": note})
+        await self._worker.queue_frame(LLMRunFrame())
+
     def open_gate(self) -> None:
         """Let the first completion go: the customer is known, or nobody will come."""
         self._gate.open()
@@ -236,6 +265,7 @@ class AgentPipeline:
     async def speak(self, text: str) -> None:
         """Say a text with the agent's voice and remember it in the context."""
         self.quiet.clear()
+        self._scribe.speech_begins()
         await self._worker.queue_frame(TTSSpeakFrame(text=text, append_to_context=True))
 
     @property
@@ -274,25 +304,63 @@ class AgentPipeline:
         )
 
     async def _run_tool(self, tool: Tool, params: FunctionCallParams) -> None:
-        assert self._session is not None  # noqa: S101 - tools are given to the model by `prepare` only
-        self._hooks.tool_started(params.tool_call_id, tool.name, params.arguments)
-        result: Mapping[str, Any]
-        answer = True
-        try:
-            async with asyncio.timeout(tool.timeout_s):
-                outcome = await tool.run(ToolCall(params.tool_call_id, params.arguments, self._session))
-            result, answer = outcome.result, outcome.answer
-        except TimeoutError:
-            result = {"error": "This took too long and was given up."}
-        except Exception as error:
-            log.exception("tool failed", tool=tool.name)
-            result = {"error": f"This did not work: {error}"}
-        self._hooks.tool_ended(params.tool_call_id, tool.name, result)
+        asked = Asked(params.tool_call_id, tool.name, params.arguments)
+        known = self._given.get(asked.same)
+        outcome = await self._outcome(tool, asked) if known is None else Outcome(known)
         await params.result_callback(
-            dict(result), properties=FunctionCallResultProperties(run_llm=None if answer else False)
+            dict(outcome.result), properties=FunctionCallResultProperties(run_llm=None if outcome.answer else False)
         )
 
+    async def _outcome(self, tool: Tool, asked: Asked) -> Outcome:
+        """Run a tool, between two entries of the journal."""
+        assert self._session is not None  # noqa: S101 - tools are given to the model by `prepare` only
+        self._scribe.tool_started(asked.id, tool.name, asked.arguments)
+        try:
+            async with asyncio.timeout(tool.timeout_s):
+                outcome = await tool.run(ToolCall(asked.id, asked.arguments, self._session))
+        except TimeoutError:
+            outcome = Outcome({"error": "This took too long and was given up."})
+        except Exception as error:
+            log.exception("tool failed", tool=tool.name)
+            outcome = Outcome({"error": f"This did not work: {error}"})
+        self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
+        return outcome
+
+    async def _settle(self, asked: Asked) -> bool:
+        """Find out what became of a tool call whose worker died; say whether the model has something to answer to."""
+        tool = self._tools.get(asked.name)
+        outcome: Outcome | None = None
+        if tool is not None and tool.repeatable:
+            outcome = await self._outcome(tool, asked)
+        else:
+            outcome = await self._looked_up(tool, asked) or Outcome(UNKNOWN_OUTCOME)
+            self._given[asked.same] = outcome.result  # the model may ask for the same again: it is not run again
+            self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
+            log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
+        self.context.add_messages(list(result_messages(asked, outcome.result)))
+        return outcome.answer
+
+    async def _looked_up(self, tool: Tool | None, asked: Asked) -> Outcome | None:
+        assert self._session is not None  # noqa: S101 - as above
+        if tool is None or tool.lookup is None:
+            return None
+        try:
+            async with asyncio.timeout(tool.timeout_s):
+                return await tool.lookup(ToolCall(asked.id, asked.arguments, self._session))
+        except Exception:
+            log.exception("tool call not found", tool=tool.name)
+            return None
+
+    def _user_said(self, text: str) -> None:
+        self._given.clear()
+        self._scribe.user_said(text)
+        self._hooks.user_said(text)
+
+    def _voice(self, speaking: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        self._hooks.voice(speaking)
+
     def _first_token(self) -> None:
+        self._scribe.speech_begins()
         self.quiet.clear()
 
     def _replied(self, at: float) -> None:

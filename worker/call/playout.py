@@ -11,6 +11,7 @@ Source: Twilio docs, Media Streams "WebSocket messages" (mark, clear).
 
 import re
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,12 +32,15 @@ class Mark:
 
 
 class Playout:
-    """The clock. `resume` numbers the workers of this call, so that a successor's marks differ from its predecessor's."""
+    """The clock. `resume` numbers the workers of this call, so that a successor's marks differ from its predecessor's.
 
-    def __init__(self, resume: int = 0) -> None:
+    `pending` are a predecessor's marks that may still come back.
+    """
+
+    def __init__(self, resume: int = 0, pending: Iterable[Mark] = ()) -> None:
         self._resume = resume
         self._count = 0
-        self._pending: deque[Mark] = deque()
+        self._pending = deque(pending)
         self._plays_until = 0.0
         self.sent_bytes = 0
 

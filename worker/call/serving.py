@@ -15,7 +15,6 @@ from websockets.frames import CloseCode
 
 from shared.agents import Agent
 from shared.calls import EndReason, StreamSid
-from shared.journal import EntryKind, entry
 from shared.logs import get
 from shared.messages import (
     Bind,
@@ -25,27 +24,32 @@ from shared.messages import (
     FirstMedia,
     Message,
     Observed,
+    Resume,
+    Resumed,
 )
 from shared.messages import (
     Started as StreamStarted,
 )
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
-from worker.call.greeting import BURST_S, Recording, burst, choose, heard_part, same_language, words_of
+from worker.call.direct import BRIDGING, GOODBYE, DirectSpeech
+from worker.call.greeting import Recording, choose, words_of
+from worker.call.hearing import Hearing
 from worker.call.media import (
-    MEDIA_SUFFIX,
     Audio,
     Codec,
     Digit,
+    Joined,
     MarkEchoed,
     Started,
     Stopped,
-    mark_message,
-    media_prefix,
 )
+from worker.call.memory import COME_BACK, Memory
 from worker.call.pipeline import AgentPipeline
-from worker.call.playout import RATE
+from worker.call.playout import Playout
+from worker.call.scribe import Scribe
 from worker.call.stream import Stream, open_stream
+from worker.call.tape import Tape
 from worker.call.tasks import Tasks
 
 log = get(__name__)
@@ -58,6 +62,9 @@ SETTLE_S: Final = 0.2
 
 FAREWELL_WAIT_S: Final = 15.0
 """How long a goodbye may take to be spoken before the call ends without it."""
+
+MOST_RESUMES: Final = 100
+"""More than any call can have: marks of one attempt never look like those of another."""
 
 ECHO_WAIT_S: Final = 3.0
 """How long past its play-out a mark may take to come back."""
@@ -78,6 +85,7 @@ class Serving:
         recordings: Mapping[str, Recording],
         pipeline: AgentPipeline,
         tell: Callable[[Message], object],
+        scribe: Scribe,
     ) -> None:
         self._settings = settings
         self._recordings = recordings
@@ -89,18 +97,19 @@ class Serving:
         self._agent = Agent()
         self._oddities: Counter[Oddity] = Counter()
         self._tasks = Tasks()
+        self._scribe = scribe
+        self._direct = DirectSpeech(recordings, pipeline, scribe)
+        self._memory = Memory()
         self._greeting: Recording | None = None
         self._greeting_words = ""
-        self._greeting_task: asyncio.Task[None] | None = None
         self._farewell_mark = ""
         self._farewell_heard = asyncio.Event()
         self._started_at = 0.0
         self._last_frame_at = 0.0
         self._opened = False
-        self._settled = False
-        self._early: list[bytes] = []
         self._replies = 0
         self._ending = False
+        self.hearing = Hearing(pipeline.input)
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
         self.end_stored = asyncio.Event()
@@ -116,13 +125,24 @@ class Serving:
         """When `start` was read (monotonic); 0 before."""
         return self._started_at
 
-    async def bind(self, bound: Bind, sock: socket.socket) -> None:
-        """Take over the open WebSocket of a call."""
-        self._bound = bound
+    async def bind(self, bound: Bind, sock: socket.socket, tape: Tape | None, memory: Memory) -> None:
+        """Take over the open WebSocket of a call, a new one or, with a `resume`, one that a predecessor served."""
+        self._bound, self._memory = bound, memory
+        self.hearing.record_on(tape)
         self._agent = bound.agent
         self._last_frame_at = time.monotonic()
         self._pipeline.output.on_interrupted = self._interrupted
-        self._stream = await open_stream(sock, self)
+        resume = bound.resume
+        self._scribe.recall(memory.demands)
+        self._replies = int(memory.talked)
+        number = bound.call.attempt * MOST_RESUMES
+        if resume is not None:
+            self._codec = Codec(resume.stream_sid or "", joining=True)
+            number += resume.number
+        self._pipeline.output.playout = Playout(number, memory.pending)
+        self._stream = await open_stream(sock, self, resync=resume is not None)
+        if resume is not None and resume.stream_sid:
+            self._go_on(resume, resume.stream_sid)
         self._tasks.go(self._watch())
 
     def use(self, agent: Agent) -> None:
@@ -164,7 +184,7 @@ class Serving:
             except TimeoutError:
                 log.warning("the goodbye was not spoken in time")
         else:
-            self._play_goodbye()
+            self._direct.play(GOODBYE, self._agent)
         self._farewell_mark = self._pipeline.output.mark("")
         try:
             async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
@@ -183,12 +203,11 @@ class Serving:
             self._oddities[oddity] += 1
         match event:
             case Audio():
-                if self._settled:
-                    self._pipeline.input.hear(event.ulaw)
-                elif self._started_at:
-                    self._early.append(event.ulaw)
+                self.hearing.audio(event.ulaw)
             case Started():
                 self._start(event)
+            case Joined():
+                self._join(event)
             case MarkEchoed():
                 self._echoed(event.name)
             case Stopped():
@@ -220,42 +239,54 @@ class Serving:
 
     def _start(self, event: Started) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
-        assert self._stream is not None  # noqa: S101 - as above
-        at = time.monotonic()
         if self._ending:
             return  # too late
         if event.call_sid != self._bound.call.call_sid:
             self.end(EndReason.TICKET_MISMATCH)
             return
-        output = self._pipeline.output
-        output.attach(self._stream, event.stream_sid)
-        greeting = self._greeting
-        first_media_at = 0.0
-        remaining = 0
-        if greeting is not None:
-            messages, remaining, audio = burst(greeting, event.stream_sid)
-            self._stream.send(messages[0])
-            first_media_at = time.monotonic()
-            self._stream.send(*messages[1:])
-            output.playout.sent(audio, first_media_at)
-        self._started_at = at
-        self._greeting_task = self._tasks.go(self._settle(event.stream_sid, first_media_at, remaining))
+        self._begin(event.stream_sid)
 
-    async def _settle(self, stream_sid: str, first_media_at: float, used: int) -> None:
+    def _join(self, event: Joined) -> None:
+        """Begin on a stream whose `start` a predecessor took with it: whether it greeted the caller, nobody knows."""
+        if not self._ending:
+            self._pipeline.output.attach(self._open_stream, event.stream_sid)
+            self._pipeline.output.take_back()
+            self._begin(event.stream_sid)
+
+    def _begin(self, stream_sid: str) -> None:
+        at = time.monotonic()
+        self._pipeline.output.attach(self._open_stream, stream_sid)
+        self._direct.attach(self._open_stream, stream_sid)
+        first_media_at, used, mark = 0.0, 0, ""
+        if self._memory:  # cut off, and come back on another stream
+            first_media_at = self._direct.play(BRIDGING, self._agent)
+        elif self._greeting is not None:
+            first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
+        self._started_at = at
+        self.hearing.keep()
+        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        if self._bound is not None and self._bound.resume is not None:
+            self._tell(Resumed(at=first_media_at or at))
+        if not self._memory:
+            self._scribe.greeting(self._greeting_words, mark)
+        self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
+
+    async def _settle(self, stream_sid: str, first_media_at: float, used: int, mark: str) -> None:
         """Do what follows the greeting, a moment later: of calls that come together, every greeting goes first."""
         if first_media_at:
             await asyncio.sleep(SETTLE_S)
         self.started.set()
-        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
         if first_media_at:
             self._opened = True
             self._first_media(first_media_at)
         log.info("stream started", stream_sid=stream_sid)
-        for ulaw in self._early:
-            self._pipeline.input.hear(ulaw)
-        self._early.clear()
-        self._settled = True
-        await self._greet(self._greeting, used)
+        self.hearing.listen()
+        if self._memory:
+            await self._pipeline.recall(self._memory)
+            if not self._memory.owed:
+                await self._pipeline.answer(COME_BACK)
+        else:
+            await self._greet(used, mark)
 
     def _first_media(self, at: float) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
@@ -263,23 +294,50 @@ class Serving:
         self._observe(Timing.GREETING_START, at - self._bound.accepted_at)
         self._observe(Timing.START_TO_FIRST_MEDIA, at - self._started_at)
 
-    async def _greet(self, greeting: Recording | None, used: int) -> None:
+    async def _greet(self, used: int, mark: str) -> None:
         """Tell the pipeline about the greeting under way, and send what the burst left over."""
-        if greeting is None:
-            if self._greeting_words:
-                await self._pipeline.speak(self._greeting_words)
+        words = self._greeting_words
+        if self._greeting is None:
+            if words:
+                await self._pipeline.speak(words)
             return
-        output = self._pipeline.output
-        if self._greeting_words:
-            self._pipeline.add_spoken(self._greeting_words)
-            self._entry("agent", self._greeting_words)
-        await output.announce_direct_speech(speaking=True)
-        prefix = media_prefix(self._codec.stream_sid)
-        for piece in greeting.pieces[used:]:
-            await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
-            if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
-                output.playout.sent(piece.size, time.monotonic())
-        output.mark(self._greeting_words)
+        if words:
+            self._pipeline.add_spoken(words)
+        self._direct.follow(self._greeting, used, mark)
+
+    # --- after a predecessor ------------------------------------------------------------------------------------------
+
+    def _go_on(self, resume: Resume, stream_sid: str) -> None:
+        """Serve a stream that another worker served: bridging words at once when an answer is owed, else in silence."""
+        assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
+        memory = self._memory
+        self._pipeline.output.attach(self._open_stream, stream_sid)
+        self._direct.attach(self._open_stream, stream_sid)
+        at = 0.0
+        if memory.owed and not resume.bridged:
+            self._pipeline.output.take_back()
+            at = self._direct.play(BRIDGING, self._agent)
+        self._opened = True
+        self._started_at = self._bound.accepted_at
+        self._tell(Resumed(at=at or time.monotonic()))
+        log.info("call resumed", number=resume.number, owed=memory.owed, bridged=bool(at), messages=len(memory.messages),
+                 unresolved=len(memory.unresolved))  # fmt: skip
+        self.started.set()
+        self.hearing.take_over()
+        if memory.talked:
+            self._pipeline.open_gate()  # the first answer has waited for the customer already
+        self._tasks.go(self._take_up(resume))
+
+    async def _take_up(self, resume: Resume) -> None:
+        self.hearing.listen()
+        begun = self._memory.greeting
+        if begun is not None and not begun.mark and not begun.sent:
+            self._pipeline.output.take_back()
+            await self._pipeline.speak(begun.words)  # the voice was greeting: it begins again
+            return
+        if begun is not None and self._greeting is not None:
+            self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at), resume.lost_at)
+        await self._pipeline.recall(self._memory)
 
     # --- in the middle ------------------------------------------------------------------------------------------------
 
@@ -292,35 +350,15 @@ class Serving:
         if heard is None:
             return  # cleared: it proves nothing
         if heard:
-            self._entry("heard", heard)
+            self._scribe.heard(heard, name)
         if name == self._farewell_mark:
             self._farewell_heard.set()
-        if self._greeting is not None:
-            self._greeting = None
-            self._tasks.go(output.announce_direct_speech(speaking=False))
+        self._direct.heard()
 
     def _interrupted(self) -> None:
         """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
-        greeting = self._greeting
-        if greeting is None or not self._started_at:
-            return
-        self._greeting = None
-        if self._greeting_task is not None:
-            self._greeting_task.cancel()
-        playout = self._pipeline.output.playout
-        played = playout.sent_bytes - playout.lead(time.monotonic()) * RATE
-        words = self._greeting_words
-        if words:
-            self._pipeline.replace_spoken(words, heard_part(words, played / len(greeting.clip.audio)))
-        self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
-
-    def _play_goodbye(self) -> None:
-        goodbye = self._recordings.get("goodbye")
-        if goodbye is None or self._stream is None or not same_language(goodbye, self._agent):
-            return
-        messages, _, audio = burst(goodbye, self._codec.stream_sid)
-        if self._stream.send(*messages, mark_message(self._codec.stream_sid, self._pipeline.output.playout.mark(""))):
-            self._pipeline.output.playout.sent(audio, time.monotonic())
+        if self._started_at:
+            self._scribe.interrupted(self._direct.interrupted())
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -363,8 +401,10 @@ class Serving:
 
     # --- small things -------------------------------------------------------------------------------------------------
 
-    def _entry(self, kind: EntryKind, text: str) -> None:
-        self._tell(entry(kind, text))
+    @property
+    def _open_stream(self) -> Stream:
+        assert self._stream is not None  # noqa: S101 - asked by what the stream itself has brought
+        return self._stream
 
     def _observe(self, timing: Timing, seconds: float) -> None:
         self._tell(Observed(timing=timing, seconds=seconds))

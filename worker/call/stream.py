@@ -1,8 +1,8 @@
 """The stream: an open WebSocket on a socket that somebody else accepted and answered with the 101.
 
 Bind and resume are one path: the protocol object starts in state OPEN. No extensions are ever in use, since the 101 was
-written without any. While the pool keeps its duplicate, closing our descriptor sends no FIN, so the end is a close
-frame and `shutdown`.
+written without any; a resume first drops the rest of a frame its predecessor had begun to read. While the pool keeps its
+duplicate, closing our descriptor sends no FIN, so the end is a close frame and `shutdown`.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as WebSocket
 
 from worker.call.media import MAX_FRAME_BYTES
+from worker.call.resync import Find, next_message
 
 CLOSE_WAIT_S: Final = 2.0
 """How long the peer may take to answer our close frame."""
@@ -39,8 +40,9 @@ class Listener(Protocol):
 class Stream(asyncio.Protocol):
     """Reads messages into a listener and writes text messages at once."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, resync: bool = False) -> None:
         self._listener = listener
+        self._seeking: bytearray | None = bytearray() if resync else None
         self._ws = WebSocket(SERVER, state=State.OPEN, max_size=MAX_FRAME_BYTES)
         self._transport: asyncio.Transport | None = None
         self._fragments: list[bytes] = []
@@ -82,6 +84,8 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the protocol and give its events to the listener."""
+        if self._seeking is not None:
+            data = self._sought(data)
         self._ws.receive_data(data)
         for frame in self._ws.events_received():
             if isinstance(frame, Frame):
@@ -92,6 +96,23 @@ class Stream(asyncio.Protocol):
         elif self._ws.close_rcvd is not None:
             self._end(self._ws.close_rcvd.code)
             self._shutdown()
+
+    def _sought(self, data: bytes) -> bytes:
+        """Drop what belongs to a frame that somebody else began to read."""
+        assert self._seeking is not None  # noqa: S101 - asked by the caller
+        self._seeking += data
+        at, found = next_message(self._seeking)
+        del self._seeking[:at]
+        if found is not Find.MESSAGE:
+            return b""
+        rest, self._seeking = bytes(self._seeking), None
+        return rest
+
+    def leave(self) -> None:
+        """Stop reading and writing without ending the connection, which somebody else holds too."""
+        self._ended = True
+        if self._transport is not None:
+            self._transport.abort()
 
     def eof_received(self) -> bool:
         """Treat the end of input as the end of the stream; the peer learns it although the pool keeps its duplicate."""
@@ -162,9 +183,12 @@ class Stream(asyncio.Protocol):
         self._transport.close()
 
 
-async def open_stream(sock: socket.socket, listener: Listener) -> Stream:
-    """Go on with a WebSocket on a connected TCP socket whose 101 has been written; takes the socket over."""
+async def open_stream(sock: socket.socket, listener: Listener, *, resync: bool = False) -> Stream:
+    """Go on with a WebSocket on a connected TCP socket whose 101 has been written; takes the socket over.
+
+    With `resync` somebody else may have read from it, and have stopped within a frame.
+    """
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
-    _, stream = await loop.connect_accepted_socket(lambda: Stream(listener), sock)
+    _, stream = await loop.connect_accepted_socket(lambda: Stream(listener, resync=resync), sock)
     return stream

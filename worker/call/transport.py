@@ -87,8 +87,8 @@ class Output(BaseOutputTransport):
     """The agent's audio, written to the stream in step with the play-out clock.
 
     `on_reply` is called once per agent turn with the monotonic time its first audio was written; `on_said` with each
-    sentence whose audio is on its way; `on_interrupted` before the
-    buffers are cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
+    sentence whose audio is on its way, and its mark; `on_spoken` when a turn was written to its end; `on_interrupted` before
+    the buffers are cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,8 @@ class Output(BaseOutputTransport):
         self._oldest_id = 0
         self.playout = Playout()
         self.on_reply: Callable[[float], None] = lambda _at: None
-        self.on_said: Callable[[str], None] = lambda _text: None
+        self.on_said: Callable[[str, str], None] = lambda _text, _mark: None
+        self.on_spoken: Callable[[], None] = lambda: None
         self.on_interrupted: Callable[[], None] = lambda: None
         self.on_quiet: Callable[[], None] = lambda: None
 
@@ -118,6 +119,11 @@ class Output(BaseOutputTransport):
         self._stream_sid = stream_sid
         self._media_prefix = media_prefix(stream_sid)
 
+    def take_back(self) -> None:
+        """Have the carrier drop what it has not played."""
+        self._send(clear_message(self._stream_sid))
+        self.playout.clear(time.monotonic())
+
     def word(self, context: str, text: str, start_s: float) -> None:
         """Note a word the voice will say, `start_s` seconds into its audio context."""
         self._sentences.word(context, text, start_s)
@@ -125,8 +131,12 @@ class Output(BaseOutputTransport):
     def mark(self, text: str) -> str:
         """Send a mark behind what was written so far; its echo means `text` was heard. Gives the mark's name."""
         name = self.playout.mark(text)
-        self._send(mark_message(self._stream_sid, name))
+        self.send_mark(name)
         return name
+
+    def send_mark(self, name: str) -> None:
+        """Send a mark that the play-out clock has named."""
+        self._send(mark_message(self._stream_sid, name))
 
     async def announce_direct_speech(self, *, speaking: bool) -> None:
         """Tell the pipeline about audio that did not pass through it, so that its turn and idle logic knows."""
@@ -153,6 +163,7 @@ class Output(BaseOutputTransport):
                 self._context = None
                 self._turn_open = False
                 self._said(self._sentences.rest())
+                self.on_spoken()
                 self.on_quiet()
         await super().push_frame(frame, direction)
 
@@ -184,8 +195,9 @@ class Output(BaseOutputTransport):
 
     def _said(self, sentence: str) -> None:
         if sentence:
-            self.on_said(sentence)
-            self.mark(sentence)
+            name = self.playout.mark(sentence)
+            self.on_said(sentence, name)
+            self.send_mark(name)
 
     def _interrupt(self) -> None:
         self._context = None
@@ -193,8 +205,7 @@ class Output(BaseOutputTransport):
         self._sentences.forget()
         self.on_interrupted()
         self.on_quiet()
-        self._send(clear_message(self._stream_sid))
-        self.playout.clear(time.monotonic())
+        self.take_back()
         self._interrupted.set()
 
     def _send(self, text: str) -> bool:

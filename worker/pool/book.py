@@ -4,6 +4,7 @@ Ended calls stay for `/call-ended`, which asks why, and so that a ticket cannot 
 """
 
 import math
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from shared.agents import Agent
 from shared.calls import CALL_TABLE, CallEvent, CallSid, CallState, EndReason, IncomingCall, StreamSid
 from shared.machine import advance
 from shared.messages import Customer, Entry
+from shared.metrics import Loss
 from shared.ticket import Ticket
 from shared.workers import WorkerId
 
@@ -36,6 +38,13 @@ class Call:
         customer: the last word of the prefetch about the caller, None while nobody knows.
         watched: the prefetch may still say something.
         journal: what a successor must know, oldest first.
+        tape: the last of the caller's audio, for a successor; a descriptor.
+        bound_at: since when the present worker, or the last one, serves it; CLOCK_MONOTONIC.
+        lost_at: when that one was lost; 0 while it lives.
+        loss: how.
+        bridged: bridging words were played since then.
+        resumes: how often another worker took it over.
+        deaths: how many workers it lost in quick succession.
     """
 
     incoming: IncomingCall
@@ -51,6 +60,13 @@ class Call:
     customer: Customer | None = None
     watched: bool = False
     journal: list[Entry] = field(default_factory=list)
+    tape: int | None = None
+    bound_at: float = 0.0
+    lost_at: float = 0.0
+    loss: Loss = Loss.DIED
+    resumes: int = 0
+    deaths: int = 0
+    bridged: bool = False
     reason: EndReason | None = None
     ended_at: float = math.inf
 
@@ -120,6 +136,9 @@ class Book:
         self.step(call, CallEvent.END)
         call.reason, call.ended_at = reason, now
         call.journal.clear()
+        if call.tape is not None:
+            os.close(call.tape)
+            call.tape = None
         if self._live.get(call.sid) is call:
             del self._live[call.sid]
         self._ended[call.sid, call.attempt] = call

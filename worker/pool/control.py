@@ -30,6 +30,7 @@ from shared.messages import (
 from shared.metrics import UpgradeRefusal
 from shared.ticket import Ticket
 from shared.workers import WorkerEvent, WorkerState
+from worker.call.tape import make_tape
 from worker.pool.book import Call
 from worker.pool.house import House
 from worker.pool.keeper import adopt, refusal, shake
@@ -118,6 +119,7 @@ class Control:
         call.worker, worker.call = worker.id, call
         self._house.roster.step(worker, WorkerEvent.RESERVE, now)
         worker.refill_at = now + REFILL_DELAY_S
+        self._tape(call)
         worker.tell(Prepare(call=call.incoming, agent=call.agent, reserved_at=call.reserved_at))
         self._house.changed()
 
@@ -163,7 +165,8 @@ class Control:
             return
         call.accepted_at = message.accepted_at
         bind = Bind(call=call.incoming, agent=call.agent, accepted_at=call.accepted_at, reserved_at=call.reserved_at)
-        while worker is not None and not (worker.channel is not None and worker.channel.send(bind, sock.fileno())):
+        descriptors = (sock.fileno(), self._tape(call))
+        while worker is not None and not (worker.channel is not None and worker.channel.send(bind, *descriptors)):
             worker = self._worker_for(call)
         house.keeper.keep(call, sock)
         if worker is None:
@@ -179,6 +182,7 @@ class Control:
         house.book.step(call, CallEvent.BIND)
         house.roster.step(worker, WorkerEvent.BIND, now)
         call.worker, worker.call = worker.id, call
+        call.bound_at = now
         if not prepared:
             worker.refill_at = now + REFILL_DELAY_S
             house.customers.repeat(call)
@@ -187,6 +191,12 @@ class Control:
         house.metrics.calls_active(house.book.streaming)
         house.changed()
         _log.info("bound", call_sid=call.sid, trace_id=call.incoming.trace_id, worker=worker.id, prepared=prepared)
+
+    def _tape(self, call: Call) -> int:
+        """Give the call's tape; made at the reservation, so that the hand-off need not."""
+        if call.tape is None:
+            call.tape = make_tape()
+        return call.tape
 
     def _nobody_left(self, call: Call) -> None:
         """End a call whose upgrade was accepted while its last worker was dying."""

@@ -21,18 +21,21 @@ from shared.messages import (
     Observed,
     ProviderLost,
     Ready,
+    Resumed,
     Retire,
     Started,
     WarmFailed,
 )
-from shared.metrics import Failover, Oddity, Timing
+from shared.metrics import Loss, Oddity, Timing
 from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
 from worker.pool.house import House
+from worker.pool.rescue import Rescue
 from worker.pool.roster import Worker
 from worker.pool.troubles import Troubles
+from worker.pool.vitals import StackFile
 
 _S, _E = WorkerState, WorkerEvent
 _PARKED: Final = frozenset({_S.READY, _S.RESERVED})
@@ -43,23 +46,18 @@ _log = logs.get(__name__)
 class Crew:
     """Hears workers, and does what follows from their words and their ends."""
 
-    def __init__(
-        self,
-        house: House,
-        control: Control,
-        copies: Copies,
-        troubles: Troubles,
-        recycle_after_s: float,
-    ) -> None:
+    def __init__(self, house: House, control: Control, rescue: Rescue, copies: Copies, troubles: Troubles) -> None:
         self._house = house
         self._control = control
+        self._rescue = rescue
         self._copies = copies
         self._troubles = troubles
-        self._recycle_after_s = recycle_after_s
         self._jitter = random.Random(os.urandom(8))  # noqa: S311 - spreads work, hides nothing
 
     def receive(self, worker: Worker, message: Any, fds: list[int]) -> None:
         """Take a message of a worker."""
+        if isinstance(message, Ready) and len(fds) == 1 and worker.stack is None:
+            worker.stack = StackFile(fds.pop())
         close_all(fds)
         if worker.state is _S.SPAWNED:
             worker.early.append(message)
@@ -104,15 +102,15 @@ class Crew:
                 self._house.changed()
             case Started():
                 call.stream_sid = message.stream_sid
+            case Resumed():
+                self._rescue.resumed(call, message.at)
             case Entry() if call.state is not CallState.ENDED:
                 call.journal.append(message)
                 self._copies.append(call, message)
             case Ending():
                 self._house.ended(call, message.reason)
             case Closed():
-                self._house.ended(
-                    call, EndReason.STREAM_LOST
-                )  # it should have said why: without a stream no call goes on
+                self._house.ended(call, EndReason.STREAM_LOST)  # unless it said why: without a stream no call goes on
                 self._house.keeper.drop(call)
                 self.leaving(worker)
 
@@ -143,11 +141,12 @@ class Crew:
         self._house.roster.step(worker, _E.PARK, now)
         self._house.roster.warmed(worker, {**worker.warm, **dict.fromkeys(PARKED_RESOURCES, True)})
         worker.parked_at = worker.beat_at = now
-        worker.recycle_at = plan.recycle_at(now, self._recycle_after_s, self._jitter.random())
+        worker.recycle_at = plan.recycle_at(now, self._house.recycle_after_s, self._jitter.random())
         self._house.metrics.observe(Timing.PIPELINE_CREATION, now - worker.spawned_at)
         self._troubles.over()
-        self._house.changed()
         _log.info("parked", worker=worker.id, pid=worker.pid, build_s=round(message.build_s, 3))
+        self._rescue.ready()
+        self._house.changed()
 
     def fail(self, worker: Worker, resource: str, detail: str, trace: str = "") -> None:
         """Note that a worker will not become ready, and why."""
@@ -199,7 +198,9 @@ class Crew:
         finished = bound and call is not None and call.state is CallState.ENDED
         self._house.roster.step(worker, _E.END if finished else _E.DIE, time.monotonic())
         if not finished:
-            _log.info("worker gone", worker=worker.id, pid=worker.pid, in_call=bound)
+            _log.info("worker gone", worker=worker.id, pid=worker.pid, in_call=bound, **_last_words(worker))
+        if worker.stack is not None:
+            worker.stack.close()
         if worker.channel is not None:
             worker.channel.close()
         worker.call = None
@@ -208,9 +209,13 @@ class Crew:
             if finished:
                 self._house.keeper.drop(call)
             elif bound:
-                reason = EndReason.DRAINED if worker.leaving_at is not None else EndReason.WORKER_LOST
-                self._house.keeper.worker_lost(call, reason)
-                self._house.metrics.failover(reason, Failover.ENDED)
+                self._rescue.worker_lost(call, Loss.DRAINED if worker.leaving_at is not None else worker.loss)
             else:
                 self._control.promise_again(call)
         self._house.changed()
+
+
+def _last_words(worker: Worker) -> dict[str, list[str]]:
+    """Give the stack of a worker that crashed, as a field of the log; nothing of one that ended otherwise."""
+    lines = worker.stack.lines() if worker.stack is not None else []
+    return {"stack": lines} if lines else {}

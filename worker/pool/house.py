@@ -20,6 +20,7 @@ class House:
     Attributes:
         boot: the nonce of this life of the pool, as in tickets.
         stt_most: how many workers may hold an STT connection (those given to a call); 0 for any number.
+        recycle_after_s: how long a worker stays parked.
         ended: called to end a call for a reason; harmless when it has ended.
         changed: called after every change that the plan, routers or metrics depend on.
     """
@@ -28,6 +29,7 @@ class House:
     boot: str
     agents: Agents
     stt_most: int
+    recycle_after_s: float
     roster: Roster
     book: Book
     keeper: Keeper

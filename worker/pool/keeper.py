@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -20,9 +19,8 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from shared.calls import CallEvent, EndReason
 from shared.channel import close_all
-from worker.pool.book import Book, Call
+from worker.pool.book import Call
 
 SEND_BUFFER_BYTES: Final = 262_144
 """The kernel doubles it; 5 s of greeting in base64 are 53 kB, and a write that stays partial cannot be resumed."""
@@ -83,11 +81,9 @@ def adopt(fd: int) -> socket.socket:
 
 
 class Keeper:
-    """Holds the duplicates. `ended` is called when the keeper itself had to end a call."""
+    """Holds the duplicates."""
 
-    def __init__(self, book: Book, ended: Callable[[Call, EndReason], None]) -> None:
-        self._book = book
-        self._ended = ended
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lingering: dict[socket.socket, asyncio.TimerHandle] = {}
 
@@ -116,15 +112,6 @@ class Keeper:
             with contextlib.suppress(OSError):  # the worker may not have come to that
                 sock.shutdown(socket.SHUT_WR)
             self._linger(sock)
-
-    def worker_lost(self, call: Call, reason: EndReason = EndReason.WORKER_LOST) -> None:
-        """Do what can be done for a call whose worker died: a resume on another worker will begin here.
-
-        For now it ends: the stream is closed with 1011, and the reason is stored, so that `/call-ended` reconnects it.
-        """
-        self._book.step(call, CallEvent.WORKER_LOST)
-        self._ended(call, reason)
-        self.close(call, CloseCode.INTERNAL_ERROR)
 
     def close(self, call: Call, code: CloseCode) -> None:
         """Close a stream that no worker serves. Best effort: its worker may have died in the middle of a frame."""

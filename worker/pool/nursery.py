@@ -15,11 +15,13 @@ from typing import Any, Final
 from shared import logs
 from shared.channel import Channel, close_all
 from shared.messages import FROM_WORKER, Alive, Forked, ForkRefused, Reaped, WarmFailed
+from shared.metrics import Loss
 from shared.workers import WorkerEvent, WorkerId, WorkerState
 from worker.pool import plan
 from worker.pool.crew import Crew
 from worker.pool.generation import Generation
 from worker.pool.house import House
+from worker.pool.pulse import Pulse
 from worker.pool.roster import Worker
 from worker.pool.troubles import Troubles
 from worker.pool.watch import Watch
@@ -40,6 +42,7 @@ class Nursery:
         self._crew = crew
         self._troubles = troubles
         self._watch = Watch()
+        self._pulse = Pulse(house.roster, self._watch, self._stalled)
         self._zygote: Generation | None = None
         self._backoff = plan.Backoff()
         self._by_pid: dict[int, WorkerId] = {}
@@ -64,6 +67,7 @@ class Nursery:
         """Let the zygote go, and watch nobody any more."""
         if self._zygote is not None:
             await self._zygote.leave()
+        self._pulse.close()
         self._watch.close()
 
     def spawn(self) -> None:
@@ -95,6 +99,10 @@ class Nursery:
                 self._crew.fail(worker, "timeout", f"not ready after {plan.WARM_LIMIT_S:.0f} s")
         if why != "drain":
             _log.warning("worker killed", worker=worker.id, pid=worker.pid, why=why, state=worker.state.value)
+
+    def _stalled(self, worker: Worker) -> None:
+        self.kill(worker, Loss.STALLED)
+        self._changed()
 
     def _silent(self, worker: Worker, why: str) -> None:
         """Note that a worker's channel has ended. Usually its process has too; one that has not is of no use."""
@@ -153,5 +161,6 @@ class Nursery:
         self._by_pid[message.pid] = worker.id
         self._watch.add(pidfd, functools.partial(self._crew.gone, worker))
         self._crew.born(worker, message.pid, pidfd)
+        self._pulse.listen()
         if worker.killed:
             self._watch.kill(pidfd)

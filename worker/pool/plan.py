@@ -91,6 +91,7 @@ class View:
         most: how many may be alive in any state.
         can_fork: there is a zygote that takes requests.
         drain_until: when calls in progress have had their time; None while not draining.
+        waiting: how many workers are needed for calls that lost theirs.
     """
 
     now: float
@@ -99,6 +100,12 @@ class View:
     can_fork: bool = True
     backoff: Backoff = Backoff()
     drain_until: float | None = None
+    waiting: int = 0
+
+    @property
+    def draining(self) -> bool:
+        """Whether nobody is to become ready any more: a caller who waits for a worker still gets one."""
+        return self.drain_until is not None and not self.waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def decide(workers: Iterable[Seen], view: View) -> Plan:
             actions.append(action)
         else:
             wakes.append(moment)
-    if view.drain_until is None:
+    if not view.draining:
         gone = {action.worker for action in actions if not isinstance(action, Spawn)}
         refill = _refill([worker for worker in standing if worker.worker not in gone], len(seen), view)
         actions += refill.actions
@@ -158,7 +165,7 @@ def decide(workers: Iterable[Seen], view: View) -> Plan:
 
 def _due(worker: Seen, view: View) -> tuple[float, Action | None]:
     """Say what must happen to one worker, and when; it depends on no other worker."""
-    name, draining = worker.worker, view.drain_until is not None
+    name, draining = worker.worker, view.draining
     match worker.state:
         case _S.SPAWNED | _S.WARMING if draining:
             return view.now, Kill(name, "drain")
@@ -188,10 +195,11 @@ def _refill(workers: Sequence[Seen], alive: int, view: View) -> Plan:
     failing = view.backoff.failures > 0
 
     # One more than usual while somebody is to be recycled, so that the old one leaves only when the new one is ready.
-    missing = view.ready + bool(overdue) - len(parked) - coming
+    wanted = view.ready + bool(overdue) if view.drain_until is None else 0
+    missing = wanted + view.waiting - len(parked) - coming
     held = [worker.refill_at for worker in workers if worker.state in _GIVEN and worker.refill_at > view.now]
     at_once = 1 if failing else WARMING_AT_ONCE
-    count = min(missing - len(held), view.most - alive, at_once - coming)
+    count = min(max(missing - len(held), view.waiting - coming), view.most - alive, at_once - coming)
     if count > 0 and view.can_fork:
         if view.now >= view.backoff.until:
             actions += [Spawn()] * count
@@ -202,7 +210,7 @@ def _refill(workers: Sequence[Seen], alive: int, view: View) -> Plan:
 
     # A pool that is full has no room for a replacement: one leaves first, as long as another is there to answer.
     full = alive >= view.most and not coming and len(parked) > 1 and not failing
-    if overdue and (len(parked) > view.ready or full):
+    if overdue and view.drain_until is None and (len(parked) > view.ready or full):
         oldest = min(overdue, key=lambda worker: worker.recycle_at)
         actions.append(Retire(oldest.worker, WorkerEvent.RECYCLE, "recycle"))
     return Plan(tuple(actions), min(wakes, default=math.inf))

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from shared import logs, redis_door
 from shared.agents import Agents
 from shared.calls import EndReason
+from shared.clips import Clip
 from shared.messages import (
     PROTOCOL_VERSION,
     EndStored,
@@ -44,6 +45,7 @@ from worker.pool.house import House
 from worker.pool.http import Health, serve
 from worker.pool.keeper import Keeper
 from worker.pool.nursery import Nursery
+from worker.pool.rescue import Rescue
 from worker.pool.roster import Roster
 from worker.pool.troubles import Troubles
 from worker.pool.watch import reap_orphans
@@ -58,7 +60,7 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What `__main__` has checked and opened before the pool begins."""
+    """What `__main__` has checked and opened before the pool begins; `bridging` is for callers without a worker."""
 
     settings: Settings
     agents: Agents
@@ -67,6 +69,7 @@ class Given:
     http: socket.socket
     registry: CollectorRegistry
     child: str
+    bridging: Clip | None = None
 
 
 class Pool:
@@ -96,9 +99,10 @@ class Pool:
             boot=self._boot,
             agents=given.agents,
             stt_most=settings.stt_max_connections,
+            recycle_after_s=settings.recycle_after,
             roster=self._roster,
             book=self._book,
-            keeper=Keeper(self._book, self._ended),
+            keeper=Keeper(),
             customers=self._customers,
             metrics=self._metrics,
             ended=self._ended,
@@ -106,7 +110,8 @@ class Pool:
         )
         self._keeper = house.keeper
         self._control = Control(house)
-        self._crew = Crew(house, self._control, self._copies, self._troubles, settings.recycle_after)
+        self._rescue = Rescue(house, given.bridging)
+        self._crew = Crew(house, self._control, self._rescue, self._copies, self._troubles)
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)
         self._door = Door(given.door, self._path, welcome, self._control.receive)
         self._nursery = Nursery(given.child, house, self._crew, self._troubles)
@@ -203,6 +208,7 @@ class Pool:
             can_fork=self._nursery.open,
             backoff=self._troubles.backoff,
             drain_until=self._drain_until,
+            waiting=self._rescue.waiting,
         )
         due = plan.decide((worker.seen() for worker in self._roster), view)
         for action in due.actions:
@@ -214,7 +220,7 @@ class Pool:
         if self._wake is not None:
             self._wake.cancel()
         self._wake = None if math.isinf(due.wake_at) else self._loop.call_at(due.wake_at, self.changed)
-        if self._drain_until is not None and not len(self._roster):
+        if self._drain_until is not None and not len(self._roster) and not self._rescue.waiting:
             self._drained.set()
 
     def _apply(self, action: plan.Action) -> None:
@@ -267,6 +273,7 @@ class Pool:
             return
         self._metrics.call_ended(reason)
         self._customers.forget(call)
+        self._rescue.forget(call)
         self._copies.over(call)
         _log.info("call ended", call_sid=call.sid, trace_id=call.incoming.trace_id, reason=reason.value)
         if self._tasks is not None:

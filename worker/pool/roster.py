@@ -12,17 +12,19 @@ from typing import Any
 from shared.channel import Channel
 from shared.machine import advance
 from shared.messages import Message
-from shared.metrics import PoolMetrics
+from shared.metrics import Loss, PoolMetrics
 from shared.workers import WORKER_TABLE, Resource, WorkerEvent, WorkerId, WorkerState
 from worker.pool.book import Call
 from worker.pool.plan import Candidate, Seen, choose
+from worker.pool.vitals import StackFile
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
     """A live worker. `since`, `parked_at`, `beat_at` and so on are seconds of CLOCK_MONOTONIC, as in `plan.Seen`.
 
-    `early` holds what it said before the zygote's word of its birth was read.
+    `early` holds what it said before the zygote's word of its birth was read; `loss` is what its end will be called when
+    it comes during a call; `stack` is there from its `Ready` on.
     """
 
     id: WorkerId
@@ -40,8 +42,10 @@ class Worker:
     refill_at: float = -math.inf
     leaving_at: float | None = None
     killed: bool = False
+    loss: Loss = Loss.DIED
     call: Call | None = None
     early: list[Any] = field(default_factory=list)
+    stack: StackFile | None = None
 
     @property
     def available(self) -> bool:

@@ -24,9 +24,13 @@ class Watch:
 
     def kill(self, pidfd: int) -> None:
         """Send SIGKILL; harmless when the process is gone or no longer watched."""
+        self.send(pidfd, signal.SIGKILL)
+
+    def send(self, pidfd: int, number: signal.Signals) -> None:
+        """Send a signal; harmless when the process is gone or no longer watched."""
         if pidfd in self._gone:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(pidfd, number)
 
     def close(self) -> None:
         """Stop watching."""

@@ -14,4 +14,5 @@ TOOL = Tool(
     description="End the call after the caller said goodbye. Say goodbye in the same answer.",
     run=run,
     timeout_s=60.0,
+    repeatable=True,
 )

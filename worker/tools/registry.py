@@ -41,7 +41,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as the model sees it. `parameters` are JSON schema properties; `timeout_s` bounds one run."""
+    """A tool as the model sees it. `parameters` are JSON schema properties; `timeout_s` bounds one run.
+
+    A worker may die while a tool runs. Its call is then never run again, unless `repeatable` says that this does no harm;
+    `lookup` tells by the call's id what became of it (None: it does not know). Without either the model is told that the
+    outcome is unknown.
+    """
 
     name: str
     description: str
@@ -49,6 +54,8 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     timeout_s: float = 10.0
+    repeatable: bool = False
+    lookup: Callable[[ToolCall], Awaitable[Outcome | None]] | None = None
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:

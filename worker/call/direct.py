@@ -1,0 +1,113 @@
+"""Speech that goes straight to the stream, beside the pipeline: greeting, bridging words, goodbye.
+
+The first piece of a greeting is written before anything else happens, so what begins a clip is synchronous and does nothing
+but write; what follows (the rest of a long clip, its mark) is a task.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from shared.agents import Agent
+from worker.call.greeting import BURST_S, Recording, burst, heard_part, same_language
+from worker.call.media import MEDIA_SUFFIX, media_prefix
+from worker.call.memory import Greeting
+from worker.call.pipeline import AgentPipeline
+from worker.call.playout import RATE
+from worker.call.scribe import Scribe
+from worker.call.stream import Stream
+from worker.call.tasks import Tasks
+
+BRIDGING: Final = "bridging"
+GOODBYE: Final = "goodbye"
+
+
+class DirectSpeech:
+    """The clips of one call. `attach` before anything is played."""
+
+    def __init__(self, recordings: Mapping[str, Recording], pipeline: AgentPipeline, scribe: Scribe) -> None:
+        self._recordings = recordings
+        self._pipeline = pipeline
+        self._scribe = scribe
+        self._tasks = Tasks()
+        self._stream: Stream | None = None
+        self._stream_sid = ""
+        self._greeting: Recording | None = None  # the one being heard
+        self._words = ""
+        self._rest: asyncio.Task[None] | None = None
+
+    def attach(self, stream: Stream, stream_sid: str) -> None:
+        """Write to this stream from now on."""
+        self._stream, self._stream_sid = stream, stream_sid
+
+    def play(self, name: str, agent: Agent) -> float:
+        """Play a short clip, when there is one in the agent's language; give when it was written (monotonic), 0 if not."""
+        recording = self._recordings.get(name)
+        return self._burst(recording)[0] if recording is not None and same_language(recording, agent) else 0.0
+
+    def greet(self, greeting: Recording, words: str) -> tuple[float, int, str]:
+        """Begin the greeting: when its first message was written (monotonic), the pieces used, its mark."""
+        at, used = self._burst(greeting)
+        self._greeting, self._words = greeting, words
+        return at, used, self._pipeline.output.playout.mark(words)
+
+    def greet_on(self, greeting: Recording, begun: Greeting, began_at: float, lost_at: float) -> None:
+        """Go on with a greeting that a predecessor began at `began_at` and gave up at `lost_at` (monotonic)."""
+        playout = self._pipeline.output.playout
+        sent = len(greeting.clip.audio) if begun.sent else int((BURST_S + lost_at - began_at) * RATE)
+        used = audio = 0
+        for piece in greeting.pieces:
+            if audio >= sent:
+                break
+            used, audio = used + 1, audio + piece.size
+        playout.sent(audio, began_at)
+        if began_at + len(greeting.clip.audio) / RATE > time.monotonic():
+            self._greeting, self._words = greeting, begun.words
+        if not begun.sent:
+            self.follow(greeting, used, begun.mark)
+
+    def follow(self, greeting: Recording, used: int, mark: str) -> None:
+        """Send what the burst left over, then the mark."""
+        self._rest = self._tasks.go(self._follow(greeting, used, mark))
+
+    def heard(self) -> None:
+        """Note that a mark came back: whatever was played directly is over."""
+        if self._greeting is not None:
+            self._greeting = None
+            self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
+
+    def interrupted(self) -> str:
+        """Stop, because the caller speaks; gives what was heard of the greeting, empty when none was being heard."""
+        greeting, self._greeting = self._greeting, None
+        if greeting is None:
+            return ""
+        if self._rest is not None:
+            self._rest.cancel()
+        playout = self._pipeline.output.playout
+        played = playout.sent_bytes - playout.lead(time.monotonic()) * RATE
+        heard = heard_part(self._words, played / len(greeting.clip.audio)) if self._words else ""
+        if self._words:
+            self._pipeline.replace_spoken(self._words, heard)
+        self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
+        return heard
+
+    def _burst(self, recording: Recording) -> tuple[float, int]:
+        assert self._stream is not None  # noqa: S101 - `attach` came first
+        messages, used, audio = burst(recording, self._stream_sid)
+        self._stream.send(messages[0])
+        at = time.monotonic()
+        self._stream.send(*messages[1:])
+        self._pipeline.output.playout.sent(audio, at)
+        return at, used
+
+    async def _follow(self, greeting: Recording, used: int, mark: str) -> None:
+        output = self._pipeline.output
+        await output.announce_direct_speech(speaking=True)
+        prefix = media_prefix(self._stream_sid)
+        for piece in greeting.pieces[used:]:
+            await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
+            if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
+                output.playout.sent(piece.size, time.monotonic())
+        output.send_mark(mark)
+        self._scribe.greeted()

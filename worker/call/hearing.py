@@ -1,0 +1,57 @@
+"""The caller's audio on its way to the pipeline: kept until the pipeline may hear it, and on the tape for a successor."""
+
+from worker.call.tape import Tape
+from worker.call.transport import PIECE_BYTES, Input
+
+
+class Hearing:
+    """The caller's audio of one call, 8 kHz mono mu-law."""
+
+    def __init__(self, pipeline_input: Input) -> None:
+        self._input = pipeline_input
+        self._tape: Tape | None = None
+        self._early = bytearray()
+        self._keeping = False
+        self._listening = False
+
+    def record_on(self, tape: Tape | None) -> None:
+        """Write what comes to this tape."""
+        self._tape = tape
+
+    def keep(self) -> None:
+        """Keep what comes from now on until `listen`: the stream has begun."""
+        self._keeping = True
+
+    def take_over(self) -> None:
+        """Keep what a predecessor had heard and not written down, and what comes."""
+        self._keeping = True
+        if self._tape is not None:
+            self._early += self._tape.unheard()
+
+    def listen(self) -> None:
+        """Let the pipeline hear, first what was kept: in small pieces, since it looks at the voice once in each."""
+        early, self._early = bytes(self._early), bytearray()
+        for start in range(0, len(early), PIECE_BYTES):
+            self._input.hear(early[start : start + PIECE_BYTES])
+        self._listening = True
+
+    def audio(self, ulaw: bytes) -> None:
+        """Take a piece of audio, of any length."""
+        if self._tape is not None:
+            self._tape.write(ulaw)
+        if self._listening:
+            self._input.hear(ulaw)
+        elif self._keeping:
+            self._early += ulaw
+
+    def voice(self, speaking: bool) -> None:  # noqa: FBT001 - the signature is the pipeline's
+        """Note that the caller began or ceased to speak."""
+        if self._tape is not None and speaking:
+            self._tape.speech_began()
+        elif self._tape is not None:
+            self._tape.speech_ended()
+
+    def written_down(self, _text: str) -> None:
+        """Note that what the caller said stands in the journal."""
+        if self._tape is not None:
+            self._tape.written_down()
