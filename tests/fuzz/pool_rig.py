@@ -300,10 +300,10 @@ class Rig:
 
     def _end(self) -> None:
         """Have everybody leave, and let all their time pass: what the pool still holds then, it has forgotten."""
-        self.zygote.alive = False
         self.pool._nursery.close()
         for caller in self.callers:
             caller.close()
+        self.zygote_dies()
         for player in list(self.players.values()):
             player.close()
         self.turn()

@@ -36,9 +36,11 @@ class Site:
     router: Router
     pool: FakePool
 
-    def request(self, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
-        """Make a request with these headers, as they are, and one that ends the connection."""
-        lines = [f"{method} {target} HTTP/1.1", "host: x", "connection: close", f"content-length: {len(body)}"]
+    def request(
+        self, method: str, target: str, headers: list[tuple[str, str]], body: bytes, connection: str = "close"
+    ) -> Answer:
+        """Make a request with these headers, as they are; the connection ends with its answer."""
+        lines = [f"{method} {target} HTTP/1.1", "host: x", f"connection: {connection}", f"content-length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers]
         raw = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body
         return self.runner.run(soon(self.router.send(raw)))
@@ -72,11 +74,10 @@ def sound(answer: Answer) -> bool:
 
 
 text = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=20)
+anything_in_a_path = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
 targets = st.one_of(
     st.tuples(st.sampled_from(PATHS), st.text(max_size=20)).map(lambda it: it[0] + quote(it[1])),
-    st.tuples(st.sampled_from(PATHS), st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)).map(
-        "".join
-    ),
+    st.tuples(st.sampled_from(PATHS), anything_in_a_path).map("".join),
     st.tuples(st.sampled_from(PATHS), st.sampled_from(["?", "?attempt=", "?a=%ff&", "/", "//", "%00", "/.."])).map("".join),
 )  # fmt: skip
 headers = st.lists(
@@ -159,3 +160,25 @@ def test_bytes_that_are_no_request_are_refused(site: Site, garbage: bytes) -> No
     answer = site.runner.run(soon(site.router.send(garbage + b"\r\n\r\n\r\n\r\n")))
     assert answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
     assert site.lives()
+
+
+@effort(50)
+@given(
+    segment=st.one_of(anything_in_a_path, anything_in_a_path.map(lambda text: "a.b" + text)),
+    sent=headers,
+    signed=st.booleans(),
+)
+def test_an_upgrade_without_a_ticket_of_ours_reaches_no_pool(
+    site: Site, segment: str, sent: list[tuple[str, str]], *, signed: bool
+) -> None:
+    """Also one that Twilio signed: whoever holds its token is not thereby let in."""
+    path = f"/media/{segment}"
+    upgrade = [
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-version", "13"),
+        *([("x-twilio-signature", signature("wss" + BASE.removeprefix("https") + path))] if signed else []),
+    ]
+    answer = site.request("GET", path, [*upgrade, *sent], b"", connection="upgrade, close")
+    assert HTTPStatus.BAD_REQUEST <= answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    assert site.pool.taken.empty()
