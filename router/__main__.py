@@ -14,9 +14,10 @@ from router.parts import Outside, assemble
 from router.pools import prepare_folder
 from router.prefetch import PrefetchQueue
 from router.serving import listen, server
-from shared import logs, redis_door
+from shared import logs, redis_door, rlimits
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
+from shared.holdline import SharedHoldLine
 from shared.records import Records
 from shared.settings import Process, Settings, load, refuse
 
@@ -25,6 +26,7 @@ log = logs.get(__name__)
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then exit 0."""
+    rlimits.take()
     for number in (signal.SIGTERM, signal.SIGINT):
         # While it serves uvicorn has handlers of its own; afterwards it sends itself the signal again, which ends here.
         signal.signal(number, _leave)
@@ -32,7 +34,7 @@ def main() -> None:
         settings = load(Process.ROUTER)
         logs.configure(settings.log_level, process="router")
         clips = _check(settings)
-        sock = listen(settings.router_host, settings.router_port)
+        sock = listen(settings.router_address, settings.router_port)
     except OffhookError as error:
         refuse(error)
     for chatty in ("uvicorn.error", "watchfiles.main"):
@@ -51,7 +53,7 @@ def _outside(settings: Settings) -> Outside:
         queue.close()
         await redis.aclose()
 
-    return Outside(queue.enqueue, Records(redis).end_of, close)
+    return Outside(queue.enqueue, Records(redis).end_of, close, SharedHoldLine(redis))
 
 
 def _check(settings: Settings) -> Mapping[str, bytes]:

@@ -26,33 +26,32 @@ class Announcement:
     """What identifies one announcement of a call.
 
     `token` is Twilio's `I-Twilio-Idempotency-Token`, the same in all tries of one request; empty when there was none.
+    `turn` counts the questions of a call in the hold line.
     """
 
     call_sid: CallSid
     attempt: int
     token: str
+    turn: int = 0
 
     def repeats(self, other: "Announcement") -> bool:
         """Say whether two announcements are one, sent twice.
 
-        Another token is another request, even for the same call; without tokens call and attempt decide.
+        Another token is another request, even for the same call; without tokens call, attempt and turn decide.
         """
         same_token = not self.token or not other.token or self.token == other.token
-        return (self.call_sid, self.attempt) == (other.call_sid, other.attempt) and same_token
+        return same_token and (self.call_sid, self.attempt, self.turn) == (other.call_sid, other.attempt, other.turn)
 
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """A call nobody can take; `why` is a word for the log."""
+    """A call nobody can take now, which goes to the hold line; `why` is a word for the log."""
 
     why: str
 
 
 def at_webhook(answer: Reserved | NoWorker | None) -> Reserved | TurnedAway:
-    """Decide about a new call from what the pools said, None when none of them answered.
-
-    This is where the hold line will stand.
-    """
+    """Decide about a call from what the pools said, None when none of them answered."""
     match answer:
         case Reserved():
             return answer

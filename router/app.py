@@ -15,9 +15,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from structlog.contextvars import bind_contextvars
 
-from router import admission, twilio
+from router import admission, hold, twilio
 from router.admission import Answer
 from router.handoff import DOOR
+from router.hold import Place
 from router.intake import Refused, Signed
 from router.parts import Parts
 from router.twiml import hang_up, nothing
@@ -49,6 +50,7 @@ def build(parts: Parts) -> Starlette:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(parts.close)
             await stack.enter_async_context(parts.door.pools.connected())
+            await stack.enter_async_context(parts.line.open())
             await stack.enter_async_context(parts.webhook.open())
             yield {DOOR: parts.door}
 
@@ -102,12 +104,11 @@ class _Calls:
     parts: Parts
 
     async def incoming(self, request: Request, signed: Signed) -> Response:
-        """Answer a new call with its stream, or with an apology."""
+        """Answer a new call with its stream, or with a place in the hold line."""
         began = time.perf_counter()
         call = twilio.incoming_call(signed.form, twilio.attempt_of(signed.query), TraceId(secrets.token_hex(16)))
         bind_contextvars(call_sid=call.call_sid, trace_id=call.trace_id)
-        token = request.headers.get(IDEMPOTENCY_HEADER, "")[:MAX_TOKEN_CHARS]
-        answered = await self.parts.webhook.answer(call, token)
+        answered = await self.parts.webhook.answer(call, _token(request))
         self.parts.door.metrics.webhook(answered.result, time.perf_counter() - began)
         return _twiml(answered.twiml)
 
@@ -124,14 +125,27 @@ class _Calls:
         log.info("stream ended", end_reason=reason, answer=answer)
         return _twiml(self.parts.twiml.apology() if answer is Answer.APOLOGY else hang_up())
 
-    async def hold(self, _: Request, signed: Signed) -> Response:
-        """Stand where the hold line will be: nobody is sent here yet."""
-        log.warning("hold requested", call_sid=twilio.call_sid(signed.form))
-        return _twiml(self.parts.twiml.apology())
+    async def hold(self, request: Request, signed: Signed) -> Response:
+        """Answer a call in the hold line, which asks for its worker again, or comes back from an overflow call."""
+        call_sid, query = twilio.call_sid(signed.form), signed.query
+        if admission.is_over(signed.form.first("CallStatus")):
+            self.parts.line.gone(call_sid)
+            return _twiml(nothing())
+        if query.first("dialled"):
+            status = signed.form.first("DialCallStatus")
+            log.info("overflow call ended", call_sid=call_sid, status=status[:32])
+            return _twiml(hang_up() if hold.after_dial(status) == "hang_up" else self.parts.twiml.apology())
+        place = Place.read(query, TraceId(secrets.token_hex(16)), time.time())
+        call = twilio.incoming_call(signed.form, twilio.attempt_of(query), place.trace_id)
+        bind_contextvars(call_sid=call.call_sid, trace_id=call.trace_id)
+        return _twiml((await self.parts.webhook.answer(call, _token(request), place)).twiml)
 
     async def status(self, _: Request, signed: Signed) -> Response:
-        """Log what Twilio says about a call."""
-        log.info("call status", call_sid=twilio.call_sid(signed.form), status=signed.form.first("CallStatus")[:32])
+        """Log what Twilio says about a call; one that is over stands in no line any more."""
+        call_sid, status = twilio.call_sid(signed.form), signed.form.first("CallStatus")
+        log.info("call status", call_sid=call_sid, status=status[:32])
+        if admission.is_over(status):
+            self.parts.line.gone(call_sid)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     def _ticket(self, segment: str) -> Ticket:
@@ -163,6 +177,10 @@ def _clip(clips: Mapping[str, bytes]) -> Callable[[Request], Awaitable[Response]
         return Response(audio, media_type="audio/wav", headers={"cache-control": f"public, max-age={CLIP_AGE_S}"})
 
     return endpoint
+
+
+def _token(request: Request) -> str:
+    return request.headers.get(IDEMPOTENCY_HEADER, "")[:MAX_TOKEN_CHARS]
 
 
 def _twiml(content: bytes) -> Response:

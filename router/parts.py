@@ -1,18 +1,22 @@
 """What the router is made of, and how it is put together from settings."""
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.handoff import Door
 from router.health import Health
+from router.hold import Rules
 from router.intake import Intake
+from router.line import Line
 from router.pools import Pools
 from router.twilio import Signatures
-from router.twiml import APOLOGY_CLIP, Twiml
+from router.twiml import APOLOGY_CLIP, HOLD_CLIP, Twiml
 from router.webhook import Enqueue, Webhook
 from shared import metrics
 from shared.calls import CallSid, EndReason
+from shared.clips import RATE_HZ
+from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Settings
 from shared.ticket import TicketOffice
 
@@ -31,6 +35,7 @@ class Outside:
     enqueue: Enqueue
     end_of: EndOf
     close: Callable[[], Coroutine[Any, Any, None]] = _nothing_to_close
+    hold_line: HoldLine = field(default_factory=NoHoldLine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Parts:
 
     intake: Intake
     webhook: Webhook
+    line: Line
     door: Door
     health: Health
     twiml: Twiml
@@ -51,14 +57,24 @@ def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -
     """Put the router together; nothing is connected or bound yet."""
     registry = metrics.registry()
     counted = metrics.RouterMetrics(registry)
-    pools = Pools(settings.handoff_dir, counted.ready_workers)
+    line = Line(outside.hold_line, counted)
+
+    def ready(count: int) -> None:
+        counted.ready_workers(count)
+        line.ready(count)
+
+    pools = Pools(settings.handoff_dir, ready)
     office = TicketOffice(settings.ticket_secret)
     token = settings.twilio_auth_token.get_secret_value()
     signatures = Signatures(token, settings.public_base_url) if settings.twilio_validate_signatures else None
-    twiml = Twiml(settings.public_base_url, apology_clip=APOLOGY_CLIP in clips)
+    twiml = Twiml(settings.public_base_url, apology_clip=APOLOGY_CLIP in clips, hold_clip=HOLD_CLIP in clips)
+    rules = Rules(
+        settings.hold_max, settings.overflow_number, len(clips.get(HOLD_CLIP, b"")) / (2 * RATE_HZ)
+    )  # of 16 bits
     return Parts(
         intake=Intake(signatures),
-        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl),
+        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl, line, rules),
+        line=line,
         door=Door(office, signatures, pools, counted),
         health=Health(pools, registry, settings.console_token.get_secret_value()),
         twiml=twiml,

@@ -84,6 +84,11 @@ class Pools:
         return sum(link.ready for link in self._links.values())
 
     @property
+    def warming(self) -> int:
+        """How many workers will be ready in a moment."""
+        return sum(link.readiness.warming for link in self._open() if not link.readiness.draining)
+
+    @property
     def count(self) -> int:
         """How many pools are connected."""
         return len(self._open())
@@ -93,19 +98,21 @@ class Pools:
         """Why workers do not become ready, as the pools say."""
         return tuple(problem for link in self._open() for problem in link.readiness.problems)
 
-    async def reserve(self, call: IncomingCall, ttl_s: float) -> Reserved | NoWorker | None:
+    async def reserve(self, call: IncomingCall, ttl_s: float, behind: int = 0) -> Reserved | NoWorker | None:
         """Promise a worker to a call, from the pool with most to spare; None when no pool answered in time.
 
-        When no pool has a worker only one is asked, because it counts the cold start.
+        `behind` callers are to be served before it. When no pool has a worker for it only one is asked, because it counts
+        the cold start.
         """
         if not self.ready:
             await self._rescan()
         answer: Reserved | NoWorker | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESERVE_TIMEOUT_S):
-                links = self._to_ask()
+                links = self._to_ask(behind)
                 for link in links:
-                    said = await _reserve(link, call, ttl_s, None if link is links[-1] else PATIENCE_S)
+                    patience_s = None if link is links[-1] else PATIENCE_S
+                    said = await _reserve(link, call, ttl_s, self._behind_at(link, behind), patience_s)
                     if isinstance(said, Reserved):
                         return said
                     answer = said or answer
@@ -147,8 +154,13 @@ class Pools:
         ready = (link for link in self._links.values() if link.ready)
         return sorted(ready, key=lambda link: (link.late, -link.spare))
 
-    def _to_ask(self) -> Sequence[Link]:
-        return self._by_spare() or self._open()[:1]
+    def _to_ask(self, behind: int) -> Sequence[Link]:
+        able = [link for link in self._by_spare() if link.ready > self._behind_at(link, behind)]
+        return able or self._by_spare()[:1] or self._open()[:1]
+
+    def _behind_at(self, link: Link, behind: int) -> int:
+        """Say how many of those before a call need a worker of this pool: as many as the other pools have none for."""
+        return max(0, behind - (self.ready - link.ready))
 
     async def _rescan(self) -> None:
         """Look for pools, and let those that were found introduce themselves."""
@@ -226,13 +238,13 @@ class Pools:
 
 
 async def _reserve(
-    link: Link, call: IncomingCall, ttl_s: float, patience_s: float | None
+    link: Link, call: IncomingCall, ttl_s: float, behind: int, patience_s: float | None
 ) -> Reserved | NoWorker | None:
     """Ask one pool; one that does not answer in time is asked last until it says something again."""
     try:
         async with asyncio.timeout(patience_s):
             answer: Reserved | NoWorker | None = await link.ask(
-                lambda number: Reserve(request=number, call=call, ttl_s=ttl_s)
+                lambda number: Reserve(request=number, call=call, ttl_s=ttl_s, behind=behind)
             )
             return answer
     except TimeoutError:

@@ -15,6 +15,9 @@ from shared.errors import SettingsError, blames_host, system_words
 HEAD_TIMEOUT_S: Final = 10.0
 """From the connection, or the last answer, to the end of the next head. uvicorn alone waits for ever for the first."""
 
+MOST_CONNECTIONS: Final = 768
+"""A flood beyond this closes its own eldest: the usual 1024 descriptors hold these and everything else the router has."""
+
 LEAVING_S: Final = 3
 """How long answers under way may take when the router stops; whole seconds."""
 
@@ -23,16 +26,31 @@ MAX_CONSOLE_FRAME: Final = 65_536
 
 
 class PatientHttp(H11Protocol):
-    """uvicorn's protocol, which also closes connections that never finish a request head."""
+    """uvicorn's protocol, whose patience has an end: clients that neither finish a head nor read an answer are let go.
+
+    However many such clients there are, a new connection is served: beyond `MOST_CONNECTIONS` the one that has kept us
+    waiting longest makes room for it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._unread = 0
+
+    @property
+    def waited_for_since(self) -> float | None:
+        """Since when (of the loop) it is the client's turn; None while we owe an answer."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # declared without the None it begins as
+        theirs = cycle is None or cycle.response_complete or cycle.more_body or self.flow.write_paused
+        return self._since if theirs else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
-        """Begin to wait for the first head."""
+        """Begin to wait for the first head; when there are too many, let go of whoever has kept us waiting longest."""
         super().connection_made(transport)
         self._wait()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._make_room()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next head."""
@@ -49,8 +67,20 @@ class PatientHttp(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _make_room(self) -> None:
+        # Those that are closing are in the set until the next turn, and a flood comes in one turn.
+        open_ = [each for each in self.connections if isinstance(each, PatientHttp) and not each.transport.is_closing()]
+        waited_for = [each for each in open_ if each.waited_for_since is not None]
+        if len(open_) > MOST_CONNECTIONS:
+            min(waited_for, key=lambda each: each._since).transport.abort()  # noqa: SLF001 - of our own kind
+
     def _wait(self) -> None:
+        self._since = self.loop.time()
+        self._look_later()
+
+    def _look_later(self) -> None:
         self._stop_waiting()
+        self._unread = self.transport.get_write_buffer_size()
         self._deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._waited)
 
     def _stop_waiting(self) -> None:
@@ -59,8 +89,12 @@ class PatientHttp(H11Protocol):
             self._deadline = None
 
     def _waited(self) -> None:
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # declared without the None it begins as
-        if (cycle is None or cycle.response_complete) and not self.transport.is_closing():
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread == self._unread:
+            self.transport.abort()  # it has not read a byte since the last look, and closing would wait for it to read all
+        elif self.waited_for_since is None or unread:
+            self._look_later()  # an answer is under way
+        else:
             self.transport.close()
 
 

@@ -1,6 +1,6 @@
 """The TwiML this project answers with. Pure: the same input always gives the same bytes.
 
-Source: Twilio docs, TwiML `<Connect>`, `<Stream>`, `<Play>`, `<Say>`, `<Hangup>`.
+Source: Twilio docs, TwiML `<Connect>`, `<Stream>`, `<Play>`, `<Say>`, `<Pause>`, `<Redirect>`, `<Dial>`, `<Hangup>`.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,15 @@ from typing import Final
 
 from twilio.twiml.voice_response import Connect, VoiceResponse
 
+from router.hold import Hold
 from router.twilio import stream_base
 from shared.calls import IncomingCall, TraceId
 
 APOLOGY_CLIP: Final = "apology"
 APOLOGY: Final = "We are sorry, we cannot take your call right now. Please call again in a few minutes."
-"""What is said when the clip is missing; an installation in another language brings its clip."""
+HOLD_CLIP: Final = "hold"
+HOLD: Final = "All our lines are busy right now. Please stay on the line, you will be connected in a moment."
+"""What is said when a clip is missing; an installation in another language brings its clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Twiml:
 
     base_url: str
     apology_clip: bool
+    hold_clip: bool = False
 
     def stream(self, segment: str, call: IncomingCall, trace_id: TraceId) -> bytes:
         """Connect a call to its worker by a signed ticket; `trace_id` is the ticket's, which a repeat shares.
@@ -35,6 +39,25 @@ class Twiml:
             stream.parameter(name=name, value=value)
         response = VoiceResponse()
         response.append(connect)
+        return _bytes(response)
+
+    def hold(self, hold: Hold, attempt: int) -> bytes:
+        """Keep the caller, who comes back by itself."""
+        response = VoiceResponse()
+        if hold.clip and self.hold_clip:
+            response.play(f"{self.base_url}/clips/{HOLD_CLIP}.wav")
+        elif hold.clip:
+            response.say(HOLD)
+        if hold.tell:
+            response.say(f"You are number {hold.tell} in line.")
+        response.pause(length=hold.pause_s)
+        response.redirect(f"{self.base_url}/hold?{hold.place.query(attempt)}", method="POST")
+        return _bytes(response)
+
+    def overflow(self, number: str) -> bytes:
+        """Connect the caller to somebody else; the action decides what follows, also when nobody answers."""
+        response = VoiceResponse()
+        response.dial(number, action=f"{self.base_url}/hold?dialled=1", method="POST")
         return _bytes(response)
 
     def apology(self) -> bytes:

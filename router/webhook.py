@@ -1,7 +1,8 @@
 """What happens at a webhook: reserve a worker and queue the prefetch side by side, once per announcement.
 
-Twilio repeats a request it believes lost, also while we are still answering it. Every try gets the same bytes, as long
-as the reservation they speak of lives.
+A call for which there is no worker stands in the hold line and announces itself again, turn by turn; it gets its worker
+by the same path. Twilio repeats a request it believes lost, also while we are still answering it. Every try gets the same
+bytes, as long as the reservation they speak of lives.
 """
 
 import asyncio
@@ -9,15 +10,19 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, assert_never
 
-from router import admission
+from router import admission, hold
 from router.admission import Announcement, TurnedAway
+from router.hold import GiveUp, Hold, Place, Rules, Spot, Workers
+from router.line import Line
 from router.pools import Pools
 from router.twiml import Twiml
 from shared import logs
 from shared.calls import CallSid, IncomingCall
-from shared.metrics import RouterMetrics
+from shared.holdline import Visitor
+from shared.messages import Reserved
+from shared.metrics import HoldOutcome, RouterMetrics
 from shared.ticket import Ticket, TicketOffice
 
 T = TypeVar("T")
@@ -27,6 +32,9 @@ Enqueue = Callable[[IncomingCall], Coroutine[Any, Any, bool]]
 QUIET_S: Final = 0.05
 """How long what follows an answer waits at most for a moment in which no other call waits for one."""
 
+REPEATED_S: Final = 15.0
+"""How long an answer without a worker is given again to a repeat. Source: Twilio docs, webhook timeout (`tt`)."""
+
 LEAVING_S: Final = 2.0
 """How long prefetch jobs under way may still be queued when the router stops."""
 
@@ -35,12 +43,21 @@ log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The TwiML for a call, and what to count it as."""
+    """The TwiML for a call, what to count it as, and until when a repeat gets the same (unix seconds)."""
 
     twiml: bytes
-    result: Literal["reserved", "repeated", "no_worker"]
+    result: Literal["reserved", "repeated", "held", "no_worker"]
+    good_until: float
     ticket: Ticket | None = None
     why: str = ""  # there is none
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A call without a worker: where it stands (None: there is no room), and why there is none."""
+
+    spot: Spot | None
+    why: str
 
 
 @dataclass(slots=True, eq=False)
@@ -55,8 +72,7 @@ class _Given:
             return True
         if self.answer.cancelled() or self.answer.exception() is not None:
             return False
-        ticket = self.answer.result().ticket
-        return ticket is not None and now < ticket.expires_at
+        return now < self.answer.result().good_until
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +85,8 @@ class Webhook:
     twiml: Twiml
     metrics: RouterMetrics
     ticket_ttl_s: float
+    line: Line
+    rules: Rules
     _given: dict[tuple[CallSid, int], _Given] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _answering: int = 0
@@ -85,37 +103,86 @@ class Webhook:
                 for task in late:
                     task.cancel()
 
-    async def answer(self, call: IncomingCall, token: str) -> Answered:
-        """Give the TwiML for an announced call; `token` is Twilio's idempotency token, empty when it sent none."""
-        announcement = Announcement(call.call_sid, call.attempt, token)
-        key, now = (call.call_sid, call.attempt), time.time()
+    async def answer(self, call: IncomingCall, token: str, place: Place | None = None) -> Answered:
+        """Give the TwiML for an announced call; `token` is Twilio's idempotency token, empty when it sent none.
+
+        `place` is where the call stands in the hold line, when it was there before.
+        """
+        now = time.time()
+        place = place or Place(call.trace_id, now)
+        announcement, key = Announcement(call.call_sid, call.attempt, token, place.turn), (call.call_sid, call.attempt)
         given = self._given.get(key)
         if given is not None and given.lives(now) and announcement.repeats(given.announcement):
             answered = await asyncio.shield(given.answer)
             log.info("call announced again", attempt=call.attempt)
-            return Answered(answered.twiml, "repeated", answered.ticket)
+            return Answered(answered.twiml, "repeated", answered.good_until, answered.ticket)
         self._forget(now)
-        task = self._start(self._admit(call))
-        self._start(self._afterwards(call, task))
+        task = self._start(self._admit(call, place))
+        self._start(self._afterwards(call, place, task))
         self._given.pop(key, None)  # so that a new entry stands last: oldest first is what `_forget` relies on
         self._given[key] = _Given(announcement, task)
         return await asyncio.shield(task)
 
-    async def _admit(self, call: IncomingCall) -> Answered:
+    async def _admit(self, call: IncomingCall, place: Place) -> Answered:
         self._answering += 1
         self._quiet.clear()
         try:
-            decision = admission.at_webhook(await self.pools.reserve(call, self.ticket_ttl_s))
+            found = await self._seek(call, place)
         finally:
             self._answering -= 1
             if not self._answering:
                 self._quiet.set()
-        if isinstance(decision, TurnedAway):
-            return Answered(self.twiml.apology(), "no_worker", why=decision.why)
-        ticket = decision.ticket
-        return Answered(self.twiml.stream(self.office.sign(ticket), call, ticket.trace_id), "reserved", ticket)
+        now = time.time()
+        if isinstance(found, _Waiting):
+            return self._without_worker(call, place, found, now)
+        if place.turn:
+            self.metrics.hold_ended(HoldOutcome.SERVED, place.waited(now))
+        ticket = found.ticket
+        segment = self.office.sign(ticket)
+        return Answered(self.twiml.stream(segment, call, ticket.trace_id), "reserved", ticket.expires_at, ticket)
 
-    async def _afterwards(self, call: IncomingCall, admitted: asyncio.Task[Answered]) -> None:
+    async def _seek(self, call: IncomingCall, place: Place) -> Reserved | _Waiting:
+        """Look for a worker; a call that came before only when it is its turn, a new one behind all who wait."""
+        why = "not_its_turn"
+        if not place.turn or not self.rules.hold_max_s:
+            decision = await self._reserve(call, self.line.waiting)
+            if isinstance(decision, Reserved):
+                return decision
+            why = decision.why
+        if not self.rules.hold_max_s:
+            return _Waiting(None, why)
+        now = time.time()
+        visitor = Visitor(call.call_sid, place.waited(now), hold.patience_s(place, self.rules, now))
+        spot = await self.line.visit(visitor)
+        if spot is None or spot.before >= self.pools.ready:
+            return _Waiting(spot, why)
+        with self.line.asking(call.call_sid):
+            decision = await self._reserve(call, spot.before)
+            if isinstance(decision, TurnedAway):
+                return _Waiting(spot, decision.why)
+            self.line.served(call.call_sid)
+        return decision
+
+    async def _reserve(self, call: IncomingCall, behind: int) -> Reserved | TurnedAway:
+        return admission.at_webhook(await self.pools.reserve(call, self.ticket_ttl_s, behind))
+
+    def _without_worker(self, call: IncomingCall, place: Place, found: _Waiting, now: float) -> Answered:
+        workers = Workers(self.pools.ready, self.pools.warming)
+        decision = hold.at_hold(place, found.spot, workers, self.rules, now)
+        match decision:
+            case Hold():
+                return Answered(self.twiml.hold(decision, call.attempt), "held", now + REPEATED_S, why=found.why)
+            case GiveUp(outcome=outcome):
+                self.line.served(call.call_sid)
+                if self.rules.hold_max_s:
+                    self.metrics.hold_ended(HoldOutcome(outcome), place.waited(now))
+                dial = outcome == "overflow"
+                twiml = self.twiml.overflow(self.rules.overflow_number) if dial else self.twiml.apology()
+                return Answered(twiml, "no_worker", now + REPEATED_S, why=found.why)
+            case _:
+                assert_never(decision)
+
+    async def _afterwards(self, call: IncomingCall, place: Place, admitted: asyncio.Task[Answered]) -> None:
         """Do what must not make callers wait: queue the prefetch, and write to the log.
 
         Both take as long as half an answer, queueing in a thread of the same interpreter: of 30 calls at once the last
@@ -127,9 +194,12 @@ class Webhook:
                 await self._quiet.wait()
         answered = await asyncio.shield(admitted)
         ticket = answered.ticket
-        if ticket is None:
-            log.warning("call turned away", why=answered.why, attempt=call.attempt)
-            return  # nobody will ask for its customer
+        if ticket is None:  # nobody will ask for its customer
+            if answered.result == "no_worker":
+                log.warning("call turned away", why=answered.why, attempt=call.attempt, turn=place.turn)
+            elif not place.turn:
+                log.info("call held", why=answered.why, attempt=call.attempt)
+            return
         queued = await self.enqueue(call)
         self.metrics.prefetch_queued(queued=queued)
         log.info("call promised", pool=ticket.pool, worker=ticket.worker, attempt=call.attempt, prefetch=queued)
@@ -143,7 +213,7 @@ class Webhook:
         return task
 
     def _forget(self, now: float) -> None:
-        """Drop what may not be repeated any more; tickets live equally long, so the oldest stand first."""
+        """Drop what may not be repeated any more: the oldest stand first, and none outlives a ticket by much."""
         while self._given:
             key = next(iter(self._given))
             if self._given[key].lives(now):

@@ -20,6 +20,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `language` is an ISO 639-1 code, with or without a region (`en`, `pt-BR`). `greeting` is what the greeting clip says,
     or what the voice says when there is no clip; `greeting_clip` names a clip of `audio_assets/manifest.toml` or a file,
     empty for the setting `GREETING_AUDIO_CLIP`. `voice` is the provider's voice id, empty for the setting.
+    `still_there` is what a silent caller is asked, empty for the usual question in the agent's language.
     `timezone` is what "what time is it" means here (IANA name).
     """
 
@@ -32,6 +33,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     voice: str = ""
     greeting: str = ""
     greeting_clip: str = ""
+    still_there: str = ""
     tools: tuple[str, ...] = ("get_current_time", "end_call")
     timezone: str = "UTC"
     numbers: tuple[str, ...] = ()

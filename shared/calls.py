@@ -75,6 +75,7 @@ class EndReason(StrEnum):
     STREAM_SILENT = "stream_silent"  # no frame for 10 s: the peer is gone without a word
     STREAM_LOST = "stream_lost"  # the connection broke
     PROTOCOL_ERROR = "protocol_error"  # the peer broke the WebSocket protocol
+    CALLER_SILENT = "caller_silent"  # the caller said nothing, was asked, and said nothing again
     MAX_DURATION = "max_duration"  # `MAX_CALL_DURATION` was reached
     WORKER_LOST = "worker_lost"  # the worker died and nobody resumed the call
     POISONED = "poisoned"  # every worker that took the call died in quick succession

@@ -75,13 +75,14 @@ class IllegalTransition(OffhookError):
 
 
 class WarmupFailed(OffhookError):
-    """A worker could not become ready; `resource` says what was missing.
+    """A worker could not become ready; `resource` says what was missing, `limited` that a provider's plan is used up.
 
     The message is for the operator: it stands in `/readyz`.
     """
 
     reason = "warmup"
 
-    def __init__(self, resource: str, message: str) -> None:
+    def __init__(self, resource: str, message: str, *, limited: bool = False) -> None:
         super().__init__(message)
         self.resource = resource
+        self.limited = limited

@@ -6,9 +6,13 @@
 | `offhook:pools` | set of pool ids, some of them gone | every pool, beside its lease | 60 s |
 | `offhook:customer:<call>` | stream, one field `result` (JSON `prefetch.Result`) | the prefetch job | 300 s |
 | `offhook:wake:<pool>` | stream, at most 1 entry | that pool, to end its own blocking read | 60 s |
-| `offhook:end:<call>:<attempt>` | string, the end reason | the pool that held the call | 900 s |
-| `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call | 900 s, deleted at the end |
+| `offhook:end:<call>:<attempt>` | string, the end reason | the pool that held the call (*) | 900 s |
+| `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call (*) | 900 s, deleted at the end |
+| `offhook:hold:line` | sorted set of calls by arrival (us) | routers, by `lua/hold.lua` alone | 120 s |
+| `offhook:hold:due` | sorted set of calls by when they will have stopped asking (us) | as above | 120 s |
 | `rq:*` | RQ's own | router (enqueue), prefetchers | RQ's |
+
+(*) The call's worker instead, once that pool is gone.
 """
 
 from typing import Final
@@ -24,6 +28,10 @@ CUSTOMER_TTL_S: Final = 300
 WAKE_TTL_S: Final = 60
 END_TTL_S: Final = 900
 JOURNAL_TTL_S: Final = 900
+HOLD_LINE: Final = "offhook:hold:line"
+HOLD_DUE: Final = "offhook:hold:due"
+HOLD_TTL_S: Final = 120
+"""Callers ask again within seconds; this only clears a line whose routers are all gone."""
 
 
 def pool(pool_id: PoolId) -> str:

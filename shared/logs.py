@@ -1,25 +1,43 @@
 """Logs: one JSON object per line on stdout, for our own words and for those of every library.
 
 Call SID, trace id and worker stand in every line: a process that serves one call binds them once (`bind`), one that serves
-many passes them with each line or binds a task's context (`structlog.contextvars`). Phone numbers are masked
-here and nowhere else, so that no caller of a logger has to think of it. Secrets never get here: `SecretStr` hides them.
+many passes them with each line or binds a task's context (`structlog.contextvars`). Phone numbers and secrets are masked
+here and nowhere else, so that no caller of a logger has to think of it. Secrets should not get here, since `SecretStr`
+hides them; but what a library or a provider says in an error is not ours, and some repeat the key they refuse.
 """
 
+import json
 import logging
 import re
 import sys
 from typing import Any, Final
+from urllib.parse import quote
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+MIN_SECRET_CHARS: Final = 6
+"""Anything shorter is no secret, and stands in innocent words."""
+
+HIDDEN: Final = "[secret]"
+
+_secrets: Final[set[str]] = set()
 _process_fields: Final[dict[str, str]] = {}
 # E.164 has at most 15 digits and begins with + ; 7 digits is the shortest number worth hiding.
 _PHONE: Final = re.compile(r"(\+|%2[Bb])(\d{4})\d{3,11}(?!\d)")
 
 
+def hide(*secrets: str) -> None:
+    """Mask these values from now on, also as a URL and as JSON write them."""
+    for secret in secrets:
+        if len(secret) >= MIN_SECRET_CHARS:
+            _secrets.update({secret, quote(secret, safe=""), json.dumps(secret)[1:-1]})
+
+
 def mask(text: str) -> str:
-    """Hide the end of every phone number in a text: `+5511****`."""
+    """Hide every secret in a text, and the end of every phone number: `+5511****`."""
+    for secret in sorted(_secrets, key=len, reverse=True):  # one may be the beginning of another
+        text = text.replace(secret, HIDDEN)
     return _PHONE.sub(r"\1\2****", text)
 
 

@@ -37,12 +37,14 @@ class Hello(Message, frozen=True):
 class Reserve(Message, frozen=True):
     """Router to pool, at the webhook: promise a worker to this call for `ttl_s` seconds. Answered by Reserved or NoWorker.
 
-    Asking again for the same call and attempt while the promise lives gives the same answer.
+    Asking again for the same call and attempt while the promise lives gives the same answer. `behind` callers are to be
+    served before this one: none is promised unless that many workers would be left.
     """
 
     request: int
     call: IncomingCall
     ttl_s: float
+    behind: int = 0
 
 
 class HandOff(Message, frozen=True):
@@ -244,11 +246,15 @@ class Ready(Message, frozen=True):
 
 
 class WarmFailed(Message, frozen=True):
-    """Worker to pool, before it exits: what could not be warmed, and the traceback. Also zygote to pool, when it cannot load."""
+    """Worker to pool, before it exits: what could not be warmed, and the traceback. Also zygote to pool, when it cannot load.
+
+    `limited`: a provider's plan allows no further connection; another try soon would only meet the same answer.
+    """
 
     resource: str
     detail: str
     traceback: str
+    limited: bool = False
 
 
 class Beat(Message, frozen=True):
@@ -310,6 +316,13 @@ class Counted(Message, frozen=True):
     times: int = 1
 
 
+class Retried(Message, frozen=True):
+    """Worker to pool, in a call: a provider (a `Resource`) failed (a `shared.metrics.Setback`) and is tried again."""
+
+    provider: str
+    cause: str
+
+
 class Ending(Message, frozen=True):
     """Worker to pool: the call is over for this reason; answered by EndStored, then the worker closes the stream."""
 
@@ -331,6 +344,7 @@ FromWorker = (
     | Resumed
     | Entry
     | Counted
+    | Retried
     | Ending
     | Closed
 )

@@ -3,6 +3,7 @@
 A worker never exposes metrics: it sends observations to its pool. CallSid and phone numbers are never labels.
 """
 
+import itertools
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
@@ -22,6 +23,10 @@ FAST: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.0
 
 SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 5, 10)
 """Edges for what a caller waits for; 200, 250, 350, 400 and 500 ms are targets."""
+
+
+WAITING: Final = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300)
+"""Edges for what a caller in the hold line waits for; `HOLD_MAX` is 60 s by default."""
 
 
 class Timing(StrEnum):
@@ -59,6 +64,19 @@ class Oddity(StrEnum):
     UNKNOWN_MARK = "unknown_mark"
 
 
+class Setback(StrEnum):
+    """Why a provider was tried again in a call."""
+
+    LOST = "lost"  # is when its connection broke, or could not be made
+    SILENT = "silent"  # is when it accepted and said nothing
+    LIMITED = "limited"  # is when it answered 429
+    FAILED = "failed"  # is when it answered 5xx, or with an error event
+
+
+PROVIDERS: Final = (Resource.TTS, Resource.STT, Resource.LLM)
+"""The resources that somebody else provides."""
+
+
 class Failover(StrEnum):
     """What became of a call whose worker was lost."""
 
@@ -86,6 +104,15 @@ class UpgradeRefusal(StrEnum):
     SPENT = "spent"
     MALFORMED = "malformed"
     NO_POOL = "no_pool"
+
+
+class HoldOutcome(StrEnum):
+    """What became of a caller who was to wait for a worker."""
+
+    SERVED = "served"
+    OVERFLOW = "overflow"
+    APOLOGY = "apology"
+    LEFT = "left"
 
 
 def registry() -> CollectorRegistry:
@@ -155,6 +182,9 @@ class PoolMetrics:
             "offhook_warmups_failed", "Workers that did not become ready", ["resource"], registry=registry
         )
         self._expired = Counter("offhook_reservations_expired", "Reservations nobody came for", registry=registry)
+        self._over_memory = Counter(
+            "offhook_workers_over_memory", "Workers found above a memory limit", ["limit"], registry=registry
+        )
         self._failovers = Counter(
             "offhook_failovers",
             "Workers lost in a call, and what became of it",
@@ -164,10 +194,20 @@ class PoolMetrics:
         self._failover_seconds = histogram(
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
-        for loss in Loss:
-            for outcome in Failover:
-                self._failovers.labels(loss, outcome)
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
+        self._retries = Counter(
+            "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
+        )
+        self._begin(slots)
+
+    def _begin(self, slots: int) -> None:
+        """Show every series from the beginning: one that appears with its first event has no increase to alert on."""
+        for limit in ("soft", "hard"):
+            self._over_memory.labels(limit)
+        for loss, outcome in itertools.product(Loss, Failover):
+            self._failovers.labels(loss, outcome)
+        for provider, cause in itertools.product(PROVIDERS, Setback):
+            self._retries.labels(provider, cause)
         for reason in EndReason:
             self._calls.labels(reason)
         for oddity in Oddity:
@@ -214,6 +254,10 @@ class PoolMetrics:
         """Count something odd on a stream."""
         self._oddities.labels(oddity).inc(times)
 
+    def provider_retried(self, provider: Resource, cause: Setback) -> None:
+        """Count another try of a provider that failed in a call."""
+        self._retries.labels(provider, cause).inc()
+
     def handoff_refused(self, refusal: UpgradeRefusal) -> None:
         """Count an upgrade the pool refused after the router had handed it over."""
         self._refused.labels(refusal).inc()
@@ -222,6 +266,10 @@ class PoolMetrics:
         """Count a worker that did not become ready; an unknown resource counts as `other`."""
         known = resource if resource in {*Resource, "zygote"} else "other"
         self._failed_warmups.labels(known).inc()
+
+    def over_memory(self, *, hard: bool) -> None:
+        """Count a worker that is above the soft or the hard limit of its memory."""
+        self._over_memory.labels("hard" if hard else "soft").inc()
 
     def reservation_expired(self) -> None:
         """Count a reservation nobody came for."""
@@ -251,7 +299,18 @@ class RouterMetrics:
         self._upgrades = Counter("offhook_upgrades", "Media upgrades", ["result"], registry=registry)
         self._enqueue = Counter("offhook_prefetch_enqueued", "Prefetch jobs queued", ["result"], registry=registry)
         self._ready = Gauge("offhook_router_ready_workers", "Ready workers of connected pools", registry=registry)
-        for result in ("reserved", "repeated", "no_worker", "bad_request", "forbidden"):
+        self._waiting = Gauge(
+            "offhook_hold_waiting",
+            "Callers in the hold line all routers share, as this one knows it",
+            registry=registry,
+        )
+        self._held = Histogram(
+            "offhook_hold_seconds", "Arrival to the end of waiting for a worker", ["outcome"],
+            registry=registry, buckets=WAITING,
+        )  # fmt: skip
+        for each in HoldOutcome:
+            self._held.labels(each)
+        for result in ("reserved", "repeated", "held", "no_worker", "bad_request", "forbidden"):
             self._webhook.labels(result)
         for outcome in ("handed_off", "refused"):
             self._upgrades.labels(outcome)
@@ -259,7 +318,7 @@ class RouterMetrics:
             self._enqueue.labels(outcome)
 
     def webhook(self, result: str, seconds: float) -> None:
-        """Add an answered webhook; `result` is one of reserved, repeated, no_worker, bad_request, forbidden."""
+        """Add an answered webhook; `result` is one of reserved, repeated, held, no_worker, bad_request, forbidden."""
         self._webhook.labels(result).observe(seconds)
 
     def refused(self, route: str, reason: str) -> None:
@@ -277,6 +336,14 @@ class RouterMetrics:
     def ready_workers(self, count: int) -> None:
         """Show how many workers the connected pools have ready."""
         self._ready.set(count)
+
+    def hold_waiting(self, count: int) -> None:
+        """Show how many callers are in the hold line."""
+        self._waiting.set(count)
+
+    def hold_ended(self, outcome: HoldOutcome, seconds: float) -> None:
+        """Add a caller who had to wait and does not any more."""
+        self._held.labels(outcome).observe(max(0.0, seconds))
 
 
 class PrefetchMetrics:

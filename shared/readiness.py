@@ -36,8 +36,8 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
 class PoolDirectory(Protocol):
     """What a pool writes and a router reads. Every method raises ReadinessUnavailable when Redis does not answer."""
 
-    async def publish(self, record: PoolRecord) -> None:
-        """Write or renew the lease of a pool: it lives `LEASE_MS` from now."""
+    async def publish(self, record: PoolRecord) -> bool:
+        """Write or renew the lease of a pool: it lives `LEASE_MS` from now. Say whether it was still there."""
 
     async def withdraw(self, pool: PoolId) -> None:
         """Give a lease back, so that nobody waits for it to expire; harmless when there is none."""
@@ -55,17 +55,21 @@ class Readiness:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    async def publish(self, record: PoolRecord) -> None:
-        """Write or renew the lease of a pool: it lives `LEASE_MS` from now."""
+    async def publish(self, record: PoolRecord) -> bool:
+        """Write or renew the lease of a pool: it lives `LEASE_MS` from now. Say whether it was still there.
+
+        When it was not, Redis has not heard of this pool for a while, or has forgotten everything.
+        """
         text = msgspec.json.encode(record).decode()
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(keys.pool(record.pool), text, px=keys.LEASE_MS)
+            pipe.set(keys.pool(record.pool), text, px=keys.LEASE_MS, get=True)
             pipe.sadd(keys.POOLS, record.pool)
             pipe.expire(keys.POOLS, keys.POOLS_TTL_S)
             try:
-                await pipe.execute()
+                former, *_ = await pipe.execute()
             except (RedisError, OSError) as error:
                 raise ReadinessUnavailable(str(error)) from error
+        return former is not None
 
     async def withdraw(self, pool: PoolId) -> None:
         """Give a lease back, so that nobody waits for it to expire; harmless when there is none."""

@@ -1,6 +1,7 @@
 """What happened to a call, kept in Redis beyond the life of its pool: its end reason and a copy of its journal.
 
-Only the pool that holds the call writes here; a router asks when that pool is gone. All of it expires within 15 minutes.
+Only the pool that holds the call writes here, or the call's worker once that pool is gone; a router asks then. All of it
+expires within 15 minutes.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,12 @@ class CallRecords(Protocol):
     async def end_of(self, call_sid: CallSid, attempt: int) -> EndReason | None:
         """Give the end reason of an attempt; None when none is stored."""
 
-    async def append_journal(self, call_sid: CallSid, entries: Sequence[Entry]) -> None:
-        """Append to the copy of a call's journal and renew its time to live."""
+    async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
+        """Write entries from position `at` of a journal's copy on, in place of what stood there; renew its time to live.
+
+        Says whether the copy is whole now: False when what should stand before `at` is not there. Writing the same again
+        changes nothing, so a write whose answer was lost may be repeated.
+        """
 
     async def journal_of(self, call_sid: CallSid) -> list[Entry]:
         """Give the copy of a call's journal, oldest first; empty when there is none."""
@@ -65,17 +70,26 @@ class Records:
             _log.warning("unknown end reason", call_sid=call_sid, stored=text)
             return None
 
-    async def append_journal(self, call_sid: CallSid, entries: Sequence[Entry]) -> None:
-        """Append to the copy of a call's journal and renew its time to live; nothing to append is no command."""
-        if not entries:
-            return
+    async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
+        """Write entries from position `at` on, in place of what stood there; say whether the copy is whole now.
+
+        A position, not an append: a Redis that hung may still carry out a write that was given up and repeated.
+        """
+        key = keys.journal(call_sid)
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.rpush(keys.journal(call_sid), *(msgspec.json.encode(entry).decode() for entry in entries))
-            pipe.expire(keys.journal(call_sid), keys.JOURNAL_TTL_S)
+            if at:
+                pipe.ltrim(key, 0, at - 1)
+            else:
+                pipe.delete(key)
+            if entries:
+                pipe.rpush(key, *(msgspec.json.encode(entry).decode() for entry in entries))
+            pipe.expire(key, keys.JOURNAL_TTL_S)
+            pipe.llen(key)
             try:
-                await pipe.execute()
+                length = (await pipe.execute())[-1]
             except (RedisError, OSError) as error:
                 raise ReadinessUnavailable(str(error)) from error
+        return bool(length == at + len(entries))
 
     async def journal_of(self, call_sid: CallSid) -> list[Entry]:
         """Give the copy of a call's journal, oldest first; an entry that cannot be read is logged and left out."""
@@ -97,3 +111,33 @@ class Records:
             await self._client.delete(keys.journal(call_sid))
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
+
+
+class JournalCopy:
+    """The copy of one call's journal, kept up with an original that only grows.
+
+    It is whole again after every outage, also after one in which Redis forgot it.
+    """
+
+    def __init__(self, records: CallRecords, call_sid: CallSid, copied: int = 0) -> None:
+        self._records = records
+        self._call_sid = call_sid
+        self._copied = copied
+        self._doubted = False
+
+    def doubt(self) -> None:
+        """Look at the next update whether everything is still there."""
+        self._doubted = True
+
+    async def update(self, journal: Sequence[Entry]) -> None:
+        """Bring the copy up to the original as it is now; a journal that is no news is not written.
+
+        Raises:
+            ReadinessUnavailable: Redis did not take it; the next update begins where this one did.
+        """
+        entries, done = list(journal), self._copied
+        if len(entries) == done and not self._doubted:
+            return
+        if not await self._records.write_journal(self._call_sid, done, entries[done:]):
+            await self._records.write_journal(self._call_sid, 0, entries)
+        self._copied, self._doubted = len(entries), False

@@ -6,21 +6,26 @@ anything listens. `deploy/env.example` documents each of these and is tested aga
 
 import ipaddress
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared import logs
 from shared.errors import OffhookError, SettingsError
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
-Text = Annotated[str, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
+_stripped = BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)
+Text = Annotated[str, _stripped]
+Secret = Annotated[SecretStr, _stripped]
+"""Stripped too: a file's last newline is in no key, and a key of blanks is one that anybody can guess."""
 
 
 class Process(StrEnum):
@@ -53,17 +58,17 @@ class Settings(BaseSettings):
     log_level: Text = "INFO"
 
     twilio_account_sid: Text = ""
-    twilio_auth_token: SecretStr = SecretStr("")
+    twilio_auth_token: Secret = SecretStr("")
     twilio_api_base_url: Text = "https://api.twilio.com"
     twilio_validate_signatures: bool = True
-    ticket_key: SecretStr = SecretStr("")
+    ticket_key: Secret = SecretStr("")
     ticket_ttl: Seconds = 30.0
-    console_token: SecretStr = SecretStr("")
+    console_token: Secret = SecretStr("")
 
-    openai_api_key: SecretStr = SecretStr("")
+    openai_api_key: Secret = SecretStr("")
     openai_base_url: Text = "https://api.openai.com/v1"
     openai_model: Text = "gpt-4.1"
-    cartesia_api_key: SecretStr = SecretStr("")
+    cartesia_api_key: Secret = SecretStr("")
     cartesia_tts_url: Text = "wss://api.cartesia.ai/tts/websocket"
     cartesia_stt_url: Text = "wss://api.cartesia.ai"
     cartesia_voice_id: Text = ""
@@ -76,7 +81,7 @@ class Settings(BaseSettings):
     stt_max_connections: int = Field(default=0, ge=0)
 
     supabase_url: Text = ""
-    supabase_secret_key: SecretStr = SecretStr("")
+    supabase_secret_key: Secret = SecretStr("")
     prefetch_timeout: Seconds = 2.0
     prefetch_workers: int = Field(default=4, ge=1, le=256)
     prefetch_metrics_port: Port = 9101
@@ -97,9 +102,15 @@ class Settings(BaseSettings):
     max_call_duration: Seconds = 3600.0
     start_timeout: Seconds = 5.0
     silence_timeout: Seconds = 10.0
+    caller_silence_timeout: Annotated[float, Field(ge=0)] = 20.0
+    worker_memory_soft_mb: int = Field(default=512, ge=0)
+    worker_memory_hard_mb: int = Field(default=1024, ge=0)
+    journal_in_redis: bool = True
     pool_metrics_host: Text = "0.0.0.0"
     pool_metrics_port: Port = 9100
     handoff_dir: Path = Path("/run/offhook")
+    hold_max: Annotated[float, Field(ge=0)] = 60.0
+    overflow_number: Text = Field(default="", pattern=r"^(\+[1-9][0-9]{6,14})?$")
 
     router_host: Text = "0.0.0.0"
     router_port: Port = 8080
@@ -158,10 +169,14 @@ class Settings(BaseSettings):
         problems = [f"{name}: false is not built yet" for name in NOT_BUILT_YET if not getattr(self, name.lower())]
         if not self.twilio_validate_signatures and not _is_loopback(urlsplit(self.public_base_url).hostname or ""):
             problems.append("TWILIO_VALIDATE_SIGNATURES: false is only for a loopback PUBLIC_BASE_URL")
+        if not self.twilio_validate_signatures and not _is_loopback(self.router_address):
+            problems.append("ROUTER_HOST: must be a loopback address while TWILIO_VALIDATE_SIGNATURES is false")
         if self.supabase_url and not self.supabase_secret_key.get_secret_value():
             problems.append("SUPABASE_SECRET_KEY: missing beside SUPABASE_URL")
         if self.pool_max and self.pool_max < self.pool_ready:
             problems.append("POOL_MAX: must not be below POOL_READY")
+        if self.worker_memory_hard_mb and self.worker_memory_hard_mb < self.worker_memory_soft_mb:
+            problems.append("WORKER_MEMORY_HARD_MB: must not be below WORKER_MEMORY_SOFT_MB")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -171,6 +186,12 @@ class Settings(BaseSettings):
         """The most live workers in any state: `POOL_MAX` (by default ten times `POOL_READY`), within the voice plan's sockets."""
         most = self.pool_max or 10 * self.pool_ready
         return min(most, self.tts_max_connections) if self.tts_max_connections else most
+
+    @property
+    def router_address(self) -> str:
+        """Where the router listens: `ROUTER_HOST`; when that is not set and nobody's signature is checked, loopback only."""
+        everywhere = "router_host" not in self.model_fields_set
+        return "127.0.0.1" if everywhere and not self.twilio_validate_signatures else self.router_host
 
     @property
     def ticket_secret(self) -> str:
@@ -190,6 +211,8 @@ def _is_loopback(host: str) -> bool:
 def load(process: Process, **overrides: Any) -> Settings:
     """Read the settings for one kind of process from the environment, `.env` and overrides (by field name).
 
+    The secrets among them are hidden in everything this process logs from then on.
+
     Raises:
         SettingsError: one line per problem, each beginning with the setting's name; values are not repeated, since
             any of them may be a secret.
@@ -205,7 +228,19 @@ def load(process: Process, **overrides: Any) -> Settings:
         missing += [] if _text(settings.twilio_auth_token) else ["TWILIO_AUTH_TOKEN"]
     if missing:
         raise SettingsError("\n".join(f"{name}: missing" for name in missing))
+    logs.hide(*_secrets(settings))
     return settings
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """Give every secret there is: the settings that are one, and the password within the address of Redis."""
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+    address = urlsplit(settings.redis_url)
+    yield unquote(address.password or "")
+    yield from parse_qs(address.query).get("password", [])
 
 
 def refuse(error: OffhookError) -> NoReturn:

@@ -57,6 +57,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     second_thread: bool = False
     lose_provider_after_ms: float = 0.0
     deaf: bool = False
+    eat_mb: int = 0
 
 
 def script() -> Script:
@@ -116,6 +117,7 @@ class _Life:
         self._stored = asyncio.Event()
         self._prepared = ""
         self._customer = "nothing"
+        self._eaten: list[bytes] = [self._food(self._script.eat_mb)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -190,6 +192,14 @@ class _Life:
         self._channel.send(Closed())
         self._leave.set()
 
+    def eat(self, megabytes: int) -> None:
+        """Take memory, and keep it."""
+        self._eaten.append(self._food(megabytes))
+
+    @staticmethod
+    def _food(megabytes: int) -> bytes:
+        return b"x" * (megabytes << 20)
+
     def facts(self, word: str) -> str:
         """Answer a question about this worker."""
         return {"who": f"{self._worker} {os.getpid()}", "customer": self._customer}[word]
@@ -239,6 +249,9 @@ class _Stream:
             case (word, _, seconds) if word in HOLD_UPS:
                 HOLD_UPS[word](float(seconds or 0))
                 await self._send("done")
+            case ("eat", _, megabytes):
+                self._life.eat(int(megabytes))
+                await self._send("eaten")
             case ("journal", _, said):
                 self._life.say(Entry(kind="user", text=said, at=time.time()))
                 await self._send("noted")

@@ -50,10 +50,12 @@ class FakeReadiness(_Outage):
         super().__init__(clock)
         self._leases: dict[PoolId, tuple[PoolRecord, float]] = {}
 
-    async def publish(self, record: PoolRecord) -> None:
-        """Write or renew a lease."""
+    async def publish(self, record: PoolRecord) -> bool:
+        """Write or renew a lease; say whether it was still there."""
         self._ask()
+        there = record.pool in self._leases and self.clock() < self._leases[record.pool][1]
         self._leases[record.pool] = (record, self.clock() + keys.LEASE_MS / 1000)
+        return there
 
     async def withdraw(self, pool: PoolId) -> None:
         """Give a lease back."""
@@ -86,14 +88,12 @@ class FakeRecords(_Outage):
         reason, until = self._ends.get((call_sid, attempt), (None, 0.0))
         return reason if self.clock() < until else None
 
-    async def append_journal(self, call_sid: CallSid, entries: Sequence[Entry]) -> None:
-        """Append to a journal."""
+    async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
+        """Write a journal from a position on."""
         self._ask()
-        if entries:
-            self._journals[call_sid] = (
-                [*await self.journal_of(call_sid), *entries],
-                self.clock() + keys.JOURNAL_TTL_S,
-            )
+        written = [*(await self.journal_of(call_sid))[:at], *entries]
+        self._journals[call_sid] = (written, self.clock() + keys.JOURNAL_TTL_S)
+        return len(written) == at + len(entries)
 
     async def journal_of(self, call_sid: CallSid) -> list[Entry]:
         """Give a journal."""

@@ -53,6 +53,7 @@ class FakePool:
     boot: str = "b1"
     version: int = PROTOCOL_VERSION
     ready: int = 4
+    warming: int = 0
     draining: bool = False
     problems: tuple[Problem, ...] = ()
     silent: bool = False  # takes questions and never answers
@@ -123,7 +124,7 @@ class FakePool:
         return Ticket(call.call_sid, call.attempt, PoolId(self.name), self.boot, worker, call.trace_id, self.expires_at)
 
     def _readiness(self) -> Readiness:
-        return Readiness(ready=self.ready, warming=0, draining=self.draining, problems=self.problems)
+        return Readiness(ready=self.ready, warming=self.warming, draining=self.draining, problems=self.problems)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -158,7 +159,7 @@ class FakePool:
     def _reserve(self, channel: Channel, question: Reserve) -> None:
         if self.silent:
             self.reserved.append(question)
-        elif self.ready and not self.draining:
+        elif self.ready > question.behind and not self.draining:
             self.reserved.append(question)
             ticket = self.ticket_for(question)
             self.push(self.ready - 1)

@@ -310,6 +310,10 @@ class Stack:
         """Start the voice and ear stand-in again on the port it had."""
         self.cartesia = self._standin("cartesia", port=port, **self._cartesia_flags())
 
+    def restart_supabase(self, port: int) -> None:
+        """Start the database stand-in again, empty, on the port it had."""
+        self.supabase = self._standin("supabase_api", port=port, latency_ms=self.plan.lookup_ms)
+
     def _cartesia_flags(self) -> dict[str, Any]:
         plan = self.plan
         return {

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from shared import logs, settings
+from shared import logs, rlimits, settings
 from shared.agents import Agents, load_agents
 from shared.clips import Clip, load_clip, load_manifest
 from shared.errors import ClipError, OffhookError, SettingsError
@@ -25,6 +25,7 @@ DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the envi
 
 def main() -> None:
     """Check everything, open what is listened on, run the pool."""
+    rlimits.take()
     parser = argparse.ArgumentParser(prog="python -m worker", description=DESCRIPTION)
     parser.add_argument("--child", default=CHILD, help="the module that runs in each worker (tests replace it)")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from shared import logs, redis_door, settings
+from shared import logs, redis_door, rlimits, settings
 from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import PrefetchMetrics, registry
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
@@ -130,6 +130,7 @@ def expose(conf: Settings, made: CollectorRegistry) -> int:
 
 def main() -> None:
     """Check the settings, expose the metrics, supervise; exit 0 at SIGTERM, 2 for a wrong setting."""
+    rlimits.take()
     try:
         conf = settings.load(Process.PREFETCHER)
         logs.configure(conf.log_level, process="prefetcher")

@@ -66,6 +66,13 @@ async def test_no_pool_has_published_anything(stage: Stage) -> None:
     assert await stage.directory.pools() == []
 
 
+async def test_a_pool_learns_that_its_lease_was_forgotten(stage: Stage) -> None:
+    assert not await stage.directory.publish(A)
+    assert await stage.directory.publish(A)
+    await stage.outlive()
+    assert not await stage.directory.publish(A)
+
+
 async def test_published_pools_are_listed_by_their_id(stage: Stage) -> None:
     await stage.directory.publish(B)
     await stage.directory.publish(A)

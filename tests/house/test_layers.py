@@ -15,7 +15,8 @@ PIPECAT_ROOMS = {"worker/call/transport.py", "worker/call/pipeline.py", "worker/
 """And every module of `worker/providers`."""
 
 PURE = [
-    "router/admission.py", "router/twilio.py", "router/twiml.py", "shared/calls.py", "shared/machine.py", "shared/ticket.py",
+    "router/admission.py", "router/hold.py", "router/order.py", "router/twilio.py", "router/twiml.py",
+    "shared/calls.py", "shared/machine.py", "shared/ticket.py",
     "shared/workers.py", "worker/call/greeting.py", "worker/call/media.py", "worker/pool/plan.py",
     "worker/pool/stall.py",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from router.app import build
 from router.parts import Outside, Parts, assemble
 from router.serving import listen, server
 from shared.calls import CallSid, EndReason, IncomingCall
+from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Process, Settings, load
 from shared.ticket import TicketOffice
 
@@ -152,8 +153,10 @@ class Outer:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, clips: Mapping[str, bytes] | None = None, **overrides: Any) -> AsyncIterator[Router]:
-    """Run a router until left."""
+async def running(
+    folder: Path, clips: Mapping[str, bytes] | None = None, hold_line: HoldLine | None = None, **overrides: Any
+) -> AsyncIterator[Router]:
+    """Run a router until left; without a hold line it keeps one of its own."""
     outer, queued = Outer(), list[IncomingCall]()
     outer.queue_gate.set()
 
@@ -171,7 +174,7 @@ async def running(folder: Path, clips: Mapping[str, bytes] | None = None, **over
         outer.closed = True
 
     settings = settings_for(folder, **overrides)
-    parts = assemble(settings, clips or {}, Outside(enqueue, end_of, close))
+    parts = assemble(settings, clips or {}, Outside(enqueue, end_of, close, hold_line or NoHoldLine()))
     sock = listen("127.0.0.1", 0)
     web: uvicorn.Server = server(build(parts))
     task = asyncio.create_task(web.serve(sockets=[sock]))

@@ -191,8 +191,8 @@ async def test_a_webhook_is_answered_before_its_prefetch_is_queued(folder: Path)
         assert router.metric("offhook_prefetch_enqueued_total", result="failed") == 1
 
 
-async def test_without_a_ready_worker_the_caller_hears_an_apology(folder: Path) -> None:
-    async with FakePool(folder, ready=0).serving() as pool, running(folder) as router:
+async def test_without_a_worker_and_without_a_line_the_caller_hears_an_apology(folder: Path) -> None:
+    async with FakePool(folder, ready=0).serving() as pool, running(folder, hold_max=0) as router:
         answer = await router.post()
         assert verbs(answer.text) == ["Say", "Hangup"]
         assert len(pool.refused) == 1
@@ -200,7 +200,7 @@ async def test_without_a_ready_worker_the_caller_hears_an_apology(folder: Path) 
 
 
 async def test_without_any_pool_the_apology_is_the_clip_when_there_is_one(folder: Path) -> None:
-    async with running(folder, clips={"apology": b"RIFF"}) as router:
+    async with running(folder, clips={"apology": b"RIFF"}, hold_max=0) as router:
         answer = await router.post()
         assert verbs(answer.text) == ["Play", "Hangup"]
         assert f"<Play>{BASE}/clips/apology.wav</Play>" in answer.text
@@ -309,12 +309,6 @@ async def test_the_end_of_a_call_is_told_to_nobody_without_its_ticket(folder: Pa
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------
-
-
-async def test_hold_apologises_until_there_is_a_hold_line(folder: Path) -> None:
-    async with running(folder) as router:
-        assert verbs((await router.post("/hold")).text) == ["Say", "Hangup"]
-        assert (await router.post("/hold", x_twilio_signature="")).status == HTTPStatus.FORBIDDEN
 
 
 async def test_call_status_is_taken_note_of(folder: Path) -> None:

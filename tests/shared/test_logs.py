@@ -193,3 +193,14 @@ def test_no_number_of_e164_survives(digits: str, before: str, after: str) -> Non
 @given(st.text())
 def test_masking_twice_changes_nothing_more(text: str) -> None:
     assert logs.mask(logs.mask(text)) == logs.mask(text)
+
+
+def test_a_secret_is_hidden_however_it_is_written(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_secrets", set())
+    logs.hide('a"b c/d', "short", "")
+    log = logs.get("test")
+    log.warning("refused", why='key a"b c/d', url="redis://:a%22b%20c%2Fd@host", short="short")
+    line = lines()[-1]
+    assert line["why"] == "key [secret]"
+    assert line["url"] == "redis://:[secret]@host"
+    assert line["short"] == "short", "what stands in any word is no secret"

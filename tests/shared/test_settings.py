@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from shared import logs
 from shared.errors import ClipError, SettingsError
 from shared.settings import ASSETS, NOT_BUILT_YET, Process, Settings, load, refuse
 
@@ -18,6 +19,7 @@ SECRETS = [name.upper() for name, field in Settings.model_fields.items() if "Sec
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the machine the tests run on: no variables, no `.env`."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logs, "_secrets", set())
     for name in Settings.model_fields:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -94,6 +96,14 @@ def test_an_empty_value_is_no_value(environment: Environment) -> None:
     assert environment.problems(Process.POOL, {**POOL, "CARTESIA_VOICE_ID": "   "}) == ["CARTESIA_VOICE_ID: missing"]
 
 
+def test_a_secret_of_blanks_is_none_and_the_blanks_around_one_are_not_its_own(environment: Environment) -> None:
+    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " \n"}) == [
+        "TWILIO_AUTH_TOKEN: missing"
+    ]
+    assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " twilio-secret\n"}) == []
+    assert load(Process.ROUTER).twilio_auth_token.get_secret_value() == "twilio-secret"
+
+
 def test_a_ticket_key_does_not_replace_the_token_that_checks_signatures(environment: Environment) -> None:
     variables = {"PUBLIC_BASE_URL": "https://voice.example.com", "TICKET_KEY": "key"}
     assert environment.problems(Process.ROUTER, variables) == ["TWILIO_AUTH_TOKEN: missing"]
@@ -128,8 +138,13 @@ WRONG = {
     "MAX_CALL_DURATION": ["0"],
     "START_TIMEOUT": ["0"],
     "SILENCE_TIMEOUT": ["-5"],
+    "CALLER_SILENCE_TIMEOUT": ["-1", "nan", "never"],
+    "WORKER_MEMORY_SOFT_MB": ["-1"],
+    "WORKER_MEMORY_HARD_MB": ["-1", "511"],
     "POOL_METRICS_PORT": ["http"],
     "ROUTER_PORT": ["80800"],
+    "HOLD_MAX": ["-1", "a while"],
+    "OVERFLOW_NUMBER": ["15005550006", "+0123456789", "+1500", "sip:desk@example.com"],
     "GREETING_AUDIO_ENABLED": ["maybe"],
 }  # fmt: skip
 
@@ -226,6 +241,20 @@ def test_a_secret_is_in_no_repr_and_in_no_complaint(environment: Environment, na
     lines = environment.problems(Process.POOL, {"POOL_READY": "sesame-4711", "REDIS_URL": "redis-sesame-4711"})
     assert lines
     assert "sesame-4711" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [*({name: "sesame-4711"} for name in SECRETS), {"REDIS_URL": "redis://:sesame-4711@127.0.0.1/0"},
+     {"REDIS_URL": "unix:///run/redis.sock?password=sesame-4711"}],
+    ids=str,
+)  # fmt: skip
+def test_what_was_loaded_is_hidden_in_everything_that_is_logged(
+    environment: Environment, variables: dict[str, str]
+) -> None:
+    environment.set(variables)
+    load(Process.PREFETCHER)
+    assert logs.mask("401: wrong key 'sesame-4711'") == "401: wrong key '[secret]'"
 
 
 def test_a_refusal_is_one_line_per_problem_on_stderr_and_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
     python -m tests.standins.cartesia --port 0 --connect-ms 150 --lexicon tests/data/speech
     python -m tests.standins.cartesia --speech local        # really speaks and really listens
 
-`POST /_control` knows the settings of `CartesiaSettings` and the action `close_all` ("tts", "stt" or "all").
+`POST /_control` knows the settings of `CartesiaSettings` and the actions `close_all` and `drop_all` ("tts", "stt" or "all"):
+with a close frame, and without.
 """
 
 from __future__ import annotations

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
@@ -34,6 +35,8 @@ class CartesiaSettings:
     api_key: str = ""  # the only one accepted; empty accepts any, but one must be there
     connect_ms: float = 150.0  # before the 101
     refuse_status: int = 0  # answer upgrades with this HTTP status
+    refuse_kind: str = ""  # only upgrades of this kind: tts or stt
+    refuse_next: int = 0  # only so many upgrades are refused, then all is well again
     close_code: int = 1000  # what close_all and the idle limits close with
     tts_first_byte_ms: float = 90.0  # input to first chunk
     tts_realtime_factor: float = 10.0  # generation is this much faster than speech
@@ -43,13 +46,16 @@ class CartesiaSettings:
     tts_max_connections: int = 0  # above: 429 on the upgrade
     tts_max_contexts: int = 0  # above: a 429 error event
     tts_error_code: int = 0  # answer inputs with an error event of this status
+    tts_error_next: int = 0  # only so many inputs, then all is well again
     stall_tts: bool = False  # accept, never answer
     drop_tts_after_chunks: int = 0  # cut the connection after so many chunks on one socket
+    drop_tts_next: int = 0  # only so many connections, then all is well again
     stt_final_ms: float = 100.0  # finalize to final transcript
     stt_interim_ms: float = 500.0  # audio between interim transcripts; scripted speech only
     stt_idle_close_s: float = 180.0  # since the last message
     stt_max_connections: int = 0
     stt_error_code: int = 0  # answer finalize with an error event of this status
+    stt_error_next: int = 0  # only so many, then all is well again
     stall_stt: bool = False
     drop_stt_after_s: float = 0.0  # cut the connection this long after it opened
 
@@ -110,7 +116,7 @@ class Desk:
     def __init__(self, settings: CartesiaSettings, speech: Speech) -> None:
         self.control = Control(
             settings,
-            actions={"close_all": self._close_all},
+            actions={"close_all": self._close_all, "drop_all": self._drop_all},
             gauges=frozenset({"tts_open", "stt_open", "contexts_open"}),
         )
         self.control.on_change.append(self._look_again)
@@ -124,6 +130,13 @@ class Desk:
     def settings(self) -> CartesiaSettings:
         """The settings that hold now."""
         return self.control.settings
+
+    def spend(self, count: str, fault: str) -> None:
+        """Use up one of the failures that were ordered; after the last one the fault is over. 0 ordered: it never ends."""
+        left = getattr(self.settings, count)
+        if left:
+            changes: dict[str, Any] = {count: left - 1, **({fault: 0} if left == 1 else {})}
+            self.control.settings = dataclasses.replace(self.settings, **changes)
 
     @contextlib.asynccontextmanager
     async def admitted(self, kind: Kind, websocket: WebSocket) -> AsyncIterator[Socket | None]:
@@ -199,7 +212,8 @@ class Desk:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         key = headers.get("x-api-key") or bearer or query.get("access_token") or query.get("api_key")
         limit = settings.tts_max_connections if kind == "tts" else settings.stt_max_connections
-        if settings.refuse_status:
+        if settings.refuse_status and settings.refuse_kind in ("", kind):
+            self.spend("refuse_next", "refuse_status")
             return settings.refuse_status
         if not key or (settings.api_key and key != settings.api_key):
             return 401
@@ -218,6 +232,13 @@ class Desk:
         for socket in self._sockets:
             if which in ("all", socket.kind):
                 self._close(socket, "closed by the test")
+
+    def _drop_all(self, which: object) -> None:
+        if which not in ("tts", "stt", "all"):
+            raise ValueError("drop_all: tts, stt or all expected")
+        for socket in self._sockets:
+            if which in ("all", socket.kind):
+                socket.drop()
 
     def _look_again(self) -> None:
         self._changed.set()

@@ -123,8 +123,10 @@ class SttSession:
             word, asked_at, audio, received = await self._requests.get()
             settings = self._desk.settings
             if settings.stall_stt:
+                self._desk.control.counters["stt_stalled"] += 1
                 continue
             if settings.stt_error_code:
+                self._desk.spend("stt_error_next", "stt_error_code")
                 await self._socket.refuse(wire.Refused(settings.stt_error_code, "made to fail"))
                 continue
             text = await self._recognised(audio)

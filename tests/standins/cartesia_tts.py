@@ -37,6 +37,7 @@ class TtsSession:
         async with asyncio.TaskGroup() as self._tasks:
             async for message in self.socket.messages():
                 if self.desk.settings.stall_tts:
+                    self.desk.control.counters["tts_stalled"] += 1
                     continue
                 try:
                     self._take(wire.parse_request(message if isinstance(message, str) else message.decode()))
@@ -59,6 +60,7 @@ class TtsSession:
         control.note("tts_text", context_id=context_id, text=request.transcript, language=request.language)
         control.counters["characters"] += len(request.transcript)
         if status := self.desk.settings.tts_error_code:
+            self.desk.spend("tts_error_next", "tts_error_code")
             raise wire.Refused(status, "made to fail", context_id)
         if context_id in self._ended:
             raise wire.Refused(400, "the context has ended", context_id)
@@ -167,7 +169,8 @@ class Context:
     def _count_chunk(self) -> None:
         self._session.chunks_sent += 1
         limit = self._desk.settings.drop_tts_after_chunks
-        if limit and self._session.chunks_sent >= limit:
+        if limit and self._session.chunks_sent >= limit and not self._session.socket.closed:
+            self._desk.spend("drop_tts_next", "drop_tts_after_chunks")
             self._session.socket.drop()
 
 

@@ -41,8 +41,12 @@ class OpenAISettings:
     fail_status: int = 0  # answer requests with this HTTP status
     fail_code: str = ""  # and this `code` in the error, for instance insufficient_quota
     fail_next: int = 0  # only so many requests fail (with 500 if no status is set), then all is well again
+    retry_after: str = ""  # sent with the failures, as the header `retry-after`
     stall: bool = False  # take requests, never answer
+    drop_before_stream: bool = False  # cut the connection instead of answering
     drop_mid_stream: bool = False  # cut the connection after half of a stream
+    stall_mid_stream: bool = False  # say nothing more after half of a stream
+    break_next: int = 0  # only so many requests stall or are cut, then all is well again
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -90,7 +94,12 @@ class Model:
             tools=[tool.get("function", {}).get("name") for tool in asked.tools],
             connection=request.scope["state"]["connection"],
         )
-        if settings.stall:
+        self._spend(settings)
+        if settings.drop_before_stream:
+            self.control.counters["dropped"] += 1
+            request.scope["state"]["transport"].abort()
+        if settings.stall or settings.drop_before_stream:
+            self.control.counters["stalled"] += settings.stall
             await _gone(request.receive)
             self.control.counters["cancelled"] += 1
             return Response(status_code=499)  # nobody is there to read it
@@ -99,7 +108,7 @@ class Model:
         if asked.stream:
             options = asked.stream_options or {}
             blocks = list(completion.chunks(include_usage=bool(options.get("include_usage"))))
-            return TokenStream(self.control, entry, blocks)
+            return TokenStream(self.control, settings, entry, blocks)
         await asyncio.sleep(settings.llm_first_token_ms / 1000)
         entry["done_at"] = time.monotonic()
         return JSONResponse(completion.whole())
@@ -123,6 +132,14 @@ class Model:
         usage = wire.usage(asked.messages, answer)
         return wire.Completion(f"chatcmpl-{self._number:06}", int(time.time()), asked.model, answer, usage)
 
+    def _spend(self, settings: OpenAISettings) -> None:
+        """Use up one of the breaks that were ordered; after the last one there are no more."""
+        breaks = ("stall", "drop_before_stream", "drop_mid_stream", "stall_mid_stream")
+        if settings.break_next and any(getattr(settings, name) for name in breaks):
+            left = settings.break_next - 1
+            over: dict[str, Any] = {} if left else dict.fromkeys(breaks, False)
+            self.control.settings = dataclasses.replace(self.control.settings, break_next=left, **over)
+
     def _count(self, request: Request) -> None:
         """Count the request, and its TCP connection if it is the first on it."""
         self.control.counters["requests"] += 1
@@ -145,7 +162,8 @@ class Model:
             )
         self.control.counters["failed"] += 1
         self.control.note("failed", status=status)
-        return JSONResponse(wire.error(status, "made to fail", settings.fail_code or None), status)
+        headers = {"retry-after": settings.retry_after} if settings.retry_after else None
+        return JSONResponse(wire.error(status, "made to fail", settings.fail_code or None), status, headers)
 
     def _set_script(self, rows: object) -> None:
         try:
@@ -159,16 +177,23 @@ class TokenStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, control: Control[OpenAISettings], entry: dict[str, object], blocks: list[str]) -> None:
+    def __init__(
+        self,
+        control: Control[OpenAISettings],
+        settings: OpenAISettings,
+        entry: dict[str, object],
+        blocks: list[str],
+    ) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._control = control
+        self._settings = settings
         self._entry = entry
         self._blocks = blocks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the blocks."""
-        settings = self._control.settings
+        settings = self._settings
         due = time.monotonic() + settings.llm_first_token_ms / 1000
         gone = asyncio.create_task(_gone(receive))
         try:
@@ -181,8 +206,10 @@ class TokenStream(Response):
                     self._control.counters["cancelled"] += 1
                     self._entry["cancelled_at"] = time.monotonic()
                     return
-                if settings.drop_mid_stream and index > len(self._blocks) // 2:
-                    scope["state"]["transport"].abort()
+                if index > len(self._blocks) // 2 and (settings.drop_mid_stream or settings.stall_mid_stream):
+                    self._control.counters["broken"] += 1
+                    if settings.drop_mid_stream:
+                        scope["state"]["transport"].abort()
                     await gone
                     return
                 await send({"type": "http.response.body", "body": block.encode(), "more_body": True})

@@ -2,7 +2,8 @@
 
 It knows just what tests, benches and the demo ask of it: tool results are spoken, a farewell ends the call, the time
 is asked of its tool, a question is answered from the customer record or from what the caller said before, and
-anything else is repeated, so that the test knows which words arrived.
+anything else is repeated, so that the test knows which words arrived. An answer that was cut off is gone on with when an
+instruction stands behind it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = Mapping[str, Any]
@@ -49,10 +50,19 @@ def answer(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> A
     portuguese = "portugu" in instructions.lower()
     if not said:
         return Answer("Olá." if portuguese else "Hello.")
+    if said[-1].get("role") == "assistant" and messages[-1].get("role") in ("system", "developer"):
+        place = max(index for index, one in enumerate(messages) if one is said[-1])
+        return _rest(messages[:place], content(said[-1]), tools)
     if said[-1].get("role") == "tool":
         return _spoken_result(said, portuguese=portuguese)
     users = [content(one) for one in said if one.get("role") == "user"]
     return _reply(users, names, instructions, portuguese=portuguese)
+
+
+def _rest(messages: Sequence[Message], begun: str, tools: Sequence[Mapping[str, Any]]) -> Answer:
+    """Go on with an answer that was cut off, as an instruction behind it asks."""
+    whole = answer(messages, tools)
+    return replace(whole, text=whole.text.removeprefix(begun).strip())
 
 
 def content(message: Message) -> str:

@@ -40,6 +40,7 @@ class SupabaseSettings:
     fail_status: int = 0  # answer requests with this HTTP status
     stall: bool = False  # take requests, never answer
     garbage: bool = False  # answer with something that is not JSON, with fail_status or 200
+    wrong_shape: bool = False  # answer with JSON of another shape than was asked for
 
 
 class DataApi:
@@ -118,6 +119,8 @@ class DataApi:
                 return Response(status_code=499)  # nobody is there to read it
             if settings.garbage:
                 return Response("<html>Bad Gateway</html>", settings.fail_status or 200, media_type="text/html")
+            if settings.wrong_shape:
+                return JSONResponse([["surprise"], 7])
             if settings.fail_status:
                 return _error(PostgrestError(settings.fail_status, "PGRST000", "made to fail"))
             try:

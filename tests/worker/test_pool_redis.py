@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -121,3 +123,79 @@ async def test_an_outage_changes_nothing_for_callers_and_everything_catches_up(
             await publish(redis, sid)
             assert await eventually_asked(lambda: found(stream))
             await redis.aclose()
+
+
+async def test_copies_are_whole_again_when_redis_comes_back_empty(tmp_path: Path, redis_server: RedisServer) -> None:
+    """Nothing more need be said in the call for that; and the lease is back without a restart."""
+    async with running_pool(tmp_path, settings={"REDIS_URL": redis_server.url}) as pool:
+        router = await pool.router()
+        await router.ready(2)
+        sid = new_sid()
+        promised = await router.reserved(sid)
+        async with router.upgrade(promised.ticket) as stream:
+            for word in ("one", "two"):
+                await said(stream, f"journal {word}")
+            assert await eventually_asked(lambda: journal_is(redis_server.url, sid, "one", "two"))
+            redis_server.stop()
+            redis_server.start()
+            assert await eventually_asked(lambda: journal_is(redis_server.url, sid, "one", "two"))
+            await said(stream, "journal three")
+            assert await eventually_asked(lambda: journal_is(redis_server.url, sid, "one", "two", "three"))
+        redis = redis_door.commands(redis_server.url)
+
+        async def listed() -> bool:
+            return [each.pool for each in await Readiness(redis).pools()] == ["p1"]
+
+        assert await eventually_asked(listed)
+        await redis.aclose()
+
+
+async def journal_is(url: str, sid: CallSid, *words: str) -> bool:
+    """Look at a copy through a connection of its own: the server may be another one by now."""
+    redis = redis_door.commands(url)
+    try:
+        return [entry.text for entry in await Records(redis).journal_of(sid)] == list(words)
+    finally:
+        await redis.aclose()
+
+
+async def test_ends_of_an_outage_are_stored_and_its_copies_deleted_when_redis_is_back(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with running_pool(tmp_path, settings={"REDIS_URL": redis_server.url}) as pool:
+        router = await pool.router()
+        await router.ready(2)
+        sid = new_sid()
+        promised = await router.reserved(sid)
+        async with router.upgrade(promised.ticket) as stream:
+            await said(stream, "journal one")
+            assert await eventually_asked(lambda: journal_is(redis_server.url, sid, "one"))
+            os.kill(redis_server.pid, signal.SIGSTOP)
+            await stream.send("end agent_hangup")
+            assert await closed(stream) == 1000, "the caller does not wait for Redis"
+        os.kill(redis_server.pid, signal.SIGCONT)
+        redis = redis_door.commands(redis_server.url)
+
+        async def stored() -> bool:
+            return await Records(redis).end_of(sid, 0) is EndReason.AGENT_HANGUP
+
+        assert await eventually_asked(stored)
+        assert await eventually_asked(lambda: journal_is(redis_server.url, sid))
+        await redis.aclose()
+
+
+async def test_a_journal_may_stay_out_of_redis(tmp_path: Path, redis_server: RedisServer) -> None:
+    redis = redis_door.commands(redis_server.url)
+    settings = {"REDIS_URL": redis_server.url, "JOURNAL_IN_REDIS": "false"}
+    async with running_pool(tmp_path, settings=settings) as pool:
+        router = await pool.router()
+        await router.ready(2)
+        sid = new_sid()
+        promised = await router.reserved(sid)
+        async with router.upgrade(promised.ticket) as stream:
+            assert await said(stream, "journal one") == "noted"
+            await stream.send("end agent_hangup")
+            assert await closed(stream) == 1000
+        assert await Records(redis).end_of(sid, 0) is EndReason.AGENT_HANGUP
+    assert "cmdstat_rpush" not in await redis.info("commandstats")
+    await redis.aclose()

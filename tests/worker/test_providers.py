@@ -266,7 +266,7 @@ async def connecting_ear() -> AsyncIterator[tuple[ParkedCartesiaSTT, Rig, asynci
         stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
         async with piped(stt) as rig:
             opening = asyncio.create_task(stt.open(Agent()))
-            await eventually(lambda: stt._reconnecting)
+            await eventually(lambda: stt._receive_task is not None)
             yield stt, rig, opening
 
 
@@ -274,7 +274,7 @@ async def test_speech_during_the_connecting_arrives_whole_and_in_order() -> None
     async with connecting_ear() as (stt, rig, opening):
         frames = recording("what-time")
         await rig.send(*frames[: len(frames) // 2])
-        await eventually(lambda: len(stt._reconnect_audio_buffer) > 0)
+        await eventually(lambda: len(stt._unheard._pieces) > 0)
         await opening
         await rig.send(*frames[len(frames) // 2 :])
         await eventually(lambda: rig_is_idle(stt))
@@ -286,7 +286,7 @@ async def test_someone_who_spoke_and_fell_silent_during_the_connecting_is_unders
     async with connecting_ear() as (stt, rig, opening):
         frames = recording("yes")
         await rig.send(*frames)
-        await eventually(lambda: len(stt._reconnect_audio_buffer) == len(frames))
+        await eventually(lambda: len(stt._unheard._pieces) == len(frames))
         await rig.send(VADUserStoppedSpeakingFrame())
         await rig.until(VADUserStoppedSpeakingFrame)
         await opening

@@ -21,6 +21,7 @@ from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Me
 from shared.messages import Started as StreamStarted
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
+from tests.pool_process import eventually
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from tests.worker.line import DEADLINE_S, Peer, connected, masked
 from worker.call.greeting import Recording, record
@@ -100,6 +101,18 @@ class FakePipeline:
         self.spoke = False
         self.context: list[str] = []
         self.spoken: list[str] = []
+        self.on_idle: Callable[[], object] = lambda: None
+        self.waits_for_caller = True
+        self.gate_closed = False
+        self.hushed = 0
+
+    def close_gate(self) -> None:
+        """Take no more questions."""
+        self.gate_closed = True
+
+    async def hush(self) -> None:
+        """Stop answering."""
+        self.hushed += 1
 
     def add_spoken(self, text: str) -> None:
         """Put it into the context."""
@@ -502,10 +515,152 @@ async def test_a_carrier_that_falls_silent_is_gone() -> None:
         assert await made.ended() is EndReason.STREAM_SILENT
 
 
-async def test_a_call_may_not_last_for_ever() -> None:
-    async with call(max_call_duration=0.2) as made:
+async def test_a_call_may_not_last_for_ever_and_ends_with_a_goodbye_that_is_heard() -> None:
+    """What the agent is saying is finished first; then nothing is asked, heard or answered any more."""
+    clips = {"greeting": recording("greeting", 0.1), "goodbye": recording("goodbye", 0.4, "Goodbye.")}
+    async with call(recordings=clips, max_call_duration=0.3) as made:
         await made.start()
+        await made.receive("mark")
+        greeted = len([each for each in made.messages if each["event"] == "media"])
+        made.pipeline.quiet.clear()  # in the middle of an answer
+        await eventually(lambda: made.pipeline.gate_closed)
+        assert made.pipeline.hushed == 0
+        await made.media()
+        made.pipeline.quiet.set()
+        name = (await made.receive("mark"))["mark"]["name"]
+        assert made.pipeline.hushed == 1
+        assert not made.pipeline.input.heard, "the last word is the agent's"
+        media = [each for each in made.messages if each["event"] == "media"][greeted:]
+        assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 0.4 * RATE
+        assert made.all(Ending) == []
+        await made.echo(name)
         assert await made.ended() is EndReason.MAX_DURATION
+
+
+async def test_a_goodbye_longer_than_the_burst_is_whole() -> None:
+    clips = {"goodbye": recording("goodbye", 5.6, "Goodbye.")}
+    async with call(agent=Agent(), recordings=clips, greeting_audio_enabled=False) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        leaving = asyncio.create_task(made.serving.hang_up())
+        name = (await made.receive("mark"))["mark"]["name"]
+        media = [each for each in made.messages if each["event"] == "media"]
+        assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 5.6 * RATE
+        await made.echo(name)
+        await leaving
+
+
+async def test_a_call_that_never_started_ends_without_a_goodbye() -> None:
+    async with call() as made:
+        await made.serving.dismiss(EndReason.DRAINED)
+        assert await made.ended() is EndReason.DRAINED
+
+
+# --- a caller who says nothing ----------------------------------------------------------------------------------------
+
+
+async def asked(made: Call, times: int = 1) -> None:
+    """Let the pipeline find the caller silent, and wait until the agent has asked so often."""
+    made.pipeline.on_idle()
+    await eventually(lambda: len(made.pipeline.spoken) >= times)
+
+
+async def test_a_silent_caller_is_asked_once_and_then_told_goodbye() -> None:
+    clips = {"goodbye": recording("goodbye", 0.1, "Goodbye.")}
+    async with call(recordings=clips, caller_silence_timeout=0.05) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        await asked(made)
+        assert made.pipeline.spoken == ["Are you still there?"]
+        made.serving.replied(time.monotonic())  # the question's own audio
+        assert made.serving._replies == 0, "a question answers nothing: who hangs up now has heard no answer"
+        made.pipeline.on_idle()
+        await made.echo((await made.receive("mark"))["mark"]["name"])
+        assert await made.ended() is EndReason.CALLER_SILENT
+        assert made.pipeline.spoken == ["Are you still there?"]
+
+
+@pytest.mark.parametrize("by", ["words", "key"])
+async def test_a_caller_who_gives_a_sign_is_asked_again_the_next_time(by: str) -> None:
+    async with call(recordings={}, caller_silence_timeout=0.01) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        await asked(made)
+        if by == "words":
+            made.serving.caller_spoke()
+        else:
+            await made.send("dtmf", dtmf={"digit": "5"})
+            await made.media()
+            await made.hear(160)
+        await asked(made, 2)
+        assert made.serving.reason is None
+
+
+async def test_nobody_is_asked_while_the_agent_thinks_or_the_caller_talks() -> None:
+    async with call(recordings={}, caller_silence_timeout=0.01) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        made.pipeline.waits_for_caller = False
+        made.pipeline.on_idle()
+        await made.serving._giving_up  # type: ignore[misc] # the wait that was just begun
+        made.pipeline.waits_for_caller = True
+        await asked(made)
+        assert len(made.pipeline.spoken) == 1
+
+
+async def test_the_silence_begins_when_the_caller_has_heard_the_agent_out() -> None:
+    """The pipeline has written everything up to a second before that."""
+    async with call(recordings={}, caller_silence_timeout=0.05) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        now = time.monotonic()
+        made.pipeline.output.playout.sent(int(0.3 * RATE), now)
+        await asked(made)
+        assert time.monotonic() - now >= 0.3 + 0.05
+
+
+async def test_a_caller_who_speaks_into_the_goodbye_of_silence_stays() -> None:
+    clips = {"goodbye": recording("goodbye", 2, "Goodbye.")}
+    async with call(recordings=clips, caller_silence_timeout=0.01) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        await asked(made)
+        made.pipeline.on_idle()
+        await made.receive("mark")
+        made.pipeline.output.interrupt()
+        with contextlib.suppress(asyncio.CancelledError):
+            await made.serving._giving_up  # type: ignore[misc] # it was given up
+        assert made.serving.reason is None
+        await made.media()
+        await made.hear(160)
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        (Agent(), "Are you still there?"),
+        (Agent(language="pt-BR"), "Você ainda está aí?"),
+        (Agent(language="fi"), "Are you still there?"),
+        (Agent(language="fi", still_there="Oletko vielä siellä?"), "Oletko vielä siellä?"),
+    ],
+)
+async def test_a_silent_caller_is_asked_in_the_agents_words(agent: Agent, words: str) -> None:
+    async with call(agent=agent, recordings={}, caller_silence_timeout=0.01) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        await asked(made)
+        assert made.pipeline.spoken == [words]
+
+
+async def test_without_a_recording_in_its_language_the_voice_says_goodbye() -> None:
+    clips = {"goodbye": recording("goodbye", 0.1, "Goodbye.")}
+    async with call(agent=Agent(language="pt"), recordings=clips) as made:
+        await made.start()
+        await made.until_told(StreamStarted)
+        leaving = asyncio.create_task(made.serving.hang_up())
+        await made.echo((await made.receive("mark"))["mark"]["name"])
+        await leaving
+        assert made.pipeline.spoken == ["Até logo."]
 
 
 @pytest.mark.parametrize("by", ["stop", "close"])
@@ -607,7 +762,6 @@ async def test_an_agent_that_says_nothing_lets_the_goodbye_clip_speak() -> None:
         await made.receive("mark")
         greeted = len([each for each in made.messages if each["event"] == "media"])
         leaving = asyncio.create_task(made.serving.hang_up())
-        await made.receive("mark")
         name = (await made.receive("mark"))["mark"]["name"]
         media = [each for each in made.messages if each["event"] == "media"][greeted:]
         assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 0.4 * RATE
@@ -630,8 +784,8 @@ async def test_a_goodbye_clip_in_another_language_is_not_played() -> None:
 
 
 async def test_a_goodbye_nobody_confirms_ends_the_call_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.call.serving.ECHO_WAIT_S", 0.02)
-    monkeypatch.setattr("worker.call.serving.FAREWELL_WAIT_S", 0.02)
+    monkeypatch.setattr("worker.call.farewell.ECHO_WAIT_S", 0.02)
+    monkeypatch.setattr("worker.call.farewell.FAREWELL_WAIT_S", 0.02)
     async with call(recordings={}) as made:
         await made.start()
         await made.until_told(StreamStarted)
@@ -653,3 +807,62 @@ async def test_a_caller_who_speaks_into_the_goodbye_keeps_the_call() -> None:
         await made.media()
         await made.hear(160)
         assert made.serving.reason is None
+
+
+async def test_a_call_that_we_end_hears_the_agent_out_and_then_the_goodbye() -> None:
+    clips = {"greeting": recording("greeting", 0.1), "goodbye": recording("goodbye", 0.4, "Goodbye.")}
+    async with call(recordings=clips) as made:
+        await made.start()
+        await made.receive("mark")
+        made.pipeline.quiet.clear()
+        dismissed = asyncio.create_task(made.serving.dismiss(EndReason.DRAINED))
+        await asyncio.sleep(0)
+        assert made.pipeline.output.playout._count == 1  # the goodbye waits for the agent
+        made.pipeline.quiet.set()
+        await made.receive("mark")
+        name = (await made.receive("mark"))["mark"]["name"]
+        sound = [each for each in made.messages if each["event"] == "media"]
+        assert sum(len(base64.b64decode(each["media"]["payload"])) for each in sound) == 0.5 * RATE
+        assert made.all(Ending) == []
+        await made.echo(name)
+        await dismissed
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.DRAINED
+
+
+async def test_a_call_that_has_not_started_is_ended_without_a_word() -> None:
+    async with call() as made:
+        await made.serving.dismiss(EndReason.DRAINED)
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.DRAINED
+
+
+async def test_an_orphaned_call_keeps_its_stream_until_its_end_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 0.0)
+    async with call(confirm=False) as made:
+        await made.start()
+        await made.receive("mark")
+        made.serving.wait_for_end_stored(DEADLINE_S)
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await made.until_told(Ending)
+        await made.media()
+        await made.hear(160)
+        assert made.all(Closed) == []
+        made.serving.end_stored.set()
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+async def test_the_wait_for_the_end_to_be_stored_can_be_changed_while_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when the pool is lost after it was told, and before it answered."""
+    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 3600.0)
+    async with call(confirm=False) as made:
+        await made.start()
+        await made.receive("mark")
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await made.until_told(Ending)
+        made.serving.wait_for_end_stored(0.0)
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP

@@ -9,7 +9,7 @@ import pytest
 
 from shared.agents import Agent
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
-from worker.call.serving import ECHO_WAIT_S, FAREWELL_WAIT_S
+from worker.call.farewell import ECHO_WAIT_S, FAREWELL_WAIT_S
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Outcome, Tool, ToolCall, by_name
 

@@ -1,8 +1,8 @@
 """A worker: warm, park, serve one call, exit. What the zygote loads once, and what each fork of it does.
 
 A worker talks to its pool over one socket pair and to providers, and to nobody else. When its pool is gone, a parked worker
-exits and one in a call finishes that call alone. It always leaves by `os._exit`: interpreters forked from a process with
-ONNX loaded hang in their own clean-up.
+exits and one in a call finishes that call alone (`orphan`). It always leaves by `os._exit`: interpreters forked from a
+process with ONNX loaded hang in their own clean-up.
 """
 
 import asyncio
@@ -37,14 +37,16 @@ from shared.messages import (
     Ready,
     Remember,
     Retire,
+    Retried,
     WarmFailed,
 )
-from shared.metrics import Stage, Timing
+from shared.metrics import Setback, Stage, Timing
 from shared.settings import Settings
 from shared.workers import Resource, WorkerId
 from worker.call.customer import render
 from worker.call.greeting import Recording, record
 from worker.call.memory import remember
+from worker.call.orphan import STORE_WAIT_S, Orphan
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.scribe import Scribe
@@ -52,6 +54,7 @@ from worker.call.serving import Serving
 from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
+from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
 
@@ -145,6 +148,7 @@ class _Child:
         self._timings: dict[str, float] = {}
         self._leave = asyncio.Event()
         self._tasks = Tasks()
+        self._orphan = Orphan(loaded.settings)
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -158,13 +162,17 @@ class _Child:
             hooks.replied, hooks.voice, hooks.user_said = (
                 self._serving.replied,
                 self._serving.hearing.voice,
-                self._serving.hearing.written_down,
+                self._serving.caller_spoke,
             )
+            self._pipeline.troubles.attach(self._call_side())
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool shows it in /readyz
-            resource = error.resource if isinstance(error, WarmupFailed) else "pipeline"
-            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=traceback.format_exc()[-4000:]))
+            resource, limited = "pipeline", False
+            if isinstance(error, WarmupFailed):
+                resource, limited = error.resource, error.limited
+            trace = traceback.format_exc()[-4000:]
+            self._tell(WarmFailed(resource=resource, detail=str(error), traceback=trace, limited=limited))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
         self._channel.send(Ready(build_s=time.monotonic() - self._forked_at), open_stacks())
@@ -185,6 +193,7 @@ class _Child:
                 self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
                 self._bound, self._resumed = True, message.resume is not None
+                self._orphan.serve(message.call)
                 self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
                 tape = Tape(fds[1]) if len(fds) > 1 else None
@@ -197,7 +206,7 @@ class _Child:
                 self._serving.end_stored.set()
             case Retire():
                 if self._bound:
-                    self._serving.end(EndReason.DRAINED)
+                    self._tasks.go(self._serving.dismiss(EndReason.DRAINED))
                 else:
                     self._leave.set()
 
@@ -205,6 +214,9 @@ class _Child:
         log.warning("pool lost", why=why)
         if not self._bound:
             self._leave.set()
+            return
+        self._serving.end_stored.allow(STORE_WAIT_S)
+        self._tasks.go(self._orphan.run(self._serving.end_stored.set))
 
     def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
         if self._prepared is not None:
@@ -232,6 +244,7 @@ class _Child:
         await self._serving.bind(bind, sock, tape, remember(self._journal))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
+        await self._orphan.leave()
         self._leave.set()
 
     def _customer(self, message: Customer) -> None:
@@ -249,6 +262,25 @@ class _Child:
         self._beat_now()
         if not self._bound:
             self._tell(ProviderLost(resource=resource, detail=why))
+
+    def _call_side(self) -> CallSide:
+        """Say what the call does about a provider in trouble."""
+        return CallSide(
+            bridge=self._serving.bridge,
+            give_up=self._give_up_soon,
+            retried=self._retried,
+            plays_until=lambda: self._pipeline.output.playout.plays_until,
+        )
+
+    def _retried(self, provider: Resource, cause: Setback) -> None:
+        self._tell(Retried(provider=provider, cause=cause))
+
+    def _give_up_soon(self) -> None:
+        async def give_up() -> None:
+            await self._serving.started.wait()  # there is nothing to close before
+            self._serving.end(EndReason.PROVIDER_LOST)
+
+        self._tasks.go(give_up())
 
     def _stage(self, stage: Stage, seconds: float) -> None:
         self._tell(Observed(timing=Timing.TURN, seconds=seconds, stage=stage))
@@ -275,4 +307,5 @@ class _Child:
         if isinstance(message, Observed):  # the first of each kind stands in the line that ends the call
             name = "_".join(filter(None, (message.timing, message.stage)))
             self._timings.setdefault(f"{name}_s", round(message.seconds, 4))
+        self._orphan.note(message)
         self._channel.send(message)

@@ -1,4 +1,4 @@
-"""Speech that goes straight to the stream, beside the pipeline: greeting, bridging words, goodbye.
+"""Speech that goes straight to the stream, beside the pipeline: greeting and bridging words.
 
 The first piece of a greeting is written before anything else happens, so what begins a clip is synchronous and does nothing
 but write; what follows (the rest of a long clip, its mark) is a task.
@@ -11,16 +11,15 @@ from typing import Final
 
 from shared.agents import Agent
 from worker.call.greeting import BURST_S, Recording, burst, heard_part, same_language
-from worker.call.media import MEDIA_SUFFIX, media_prefix
 from worker.call.memory import Greeting
 from worker.call.pipeline import AgentPipeline
+from worker.call.player import play
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.stream import Stream
 from worker.call.tasks import Tasks
 
 BRIDGING: Final = "bridging"
-GOODBYE: Final = "goodbye"
 
 
 class DirectSpeech:
@@ -104,10 +103,7 @@ class DirectSpeech:
     async def _follow(self, greeting: Recording, used: int, mark: str) -> None:
         output = self._pipeline.output
         await output.announce_direct_speech(speaking=True)
-        prefix = media_prefix(self._stream_sid)
-        for piece in greeting.pieces[used:]:
-            await asyncio.sleep(max(0.0, output.playout.lead(time.monotonic()) - BURST_S))
-            if self._stream is not None and self._stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
-                output.playout.sent(piece.size, time.monotonic())
+        if self._stream is not None:
+            await play(self._stream, self._stream_sid, output.playout, greeting.pieces[used:])
         output.send_mark(mark)
         self._scribe.greeted()

@@ -79,6 +79,7 @@ class FirstAnswerGate(FrameProcessor):
         self._on_user = on_user
         self._customer_known = asyncio.Event()
         self._journaled = 0
+        self._closed = False
 
     def recall(self, count: int) -> None:
         """Take the first `count` messages of the context for known: they are in the journal already."""
@@ -87,6 +88,10 @@ class FirstAnswerGate(FrameProcessor):
     def open(self) -> None:
         """Let completions pass: the customer is known, or will not be."""
         self._customer_known.set()
+
+    def close(self) -> None:
+        """Let no completion pass any more: the call is about to end."""
+        self._closed = True
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Pass everything but the caller's audio; hold the first completion."""
@@ -103,6 +108,8 @@ class FirstAnswerGate(FrameProcessor):
                     self._clock.speech_ended(time.monotonic() - late)
                 case LLMContextFrame():
                     self._journal(frame)
+                    if self._closed:
+                        return
                     await self._wait()
                     self._clock.asked(time.monotonic())
                 case _:

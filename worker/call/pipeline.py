@@ -5,18 +5,18 @@ its neighbours `transport`, `gate` and the providers are the only ones that know
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from loguru import logger as pipecat_log
-from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
-    FunctionCallResultProperties,
+    InterruptionFrame,
     LLMRunFrame,
     TTSSpeakFrame,
 )
@@ -27,7 +27,6 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
-from pipecat.services.llm_service import FunctionCallParams
 from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
 from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
@@ -40,18 +39,23 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
-from worker.call.memory import BROKEN_OFF, UNKNOWN_OUTCOME, Asked, Memory, result_messages
+from worker.call.memory import BROKEN_OFF, Memory, result_messages
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
+from worker.call.toolbox import Toolbox
 from worker.call.transport import Input, Output
+from worker.call.trouble import Troubles
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
 from worker.providers.cartesia_tts import ParkedCartesiaTTS
 from worker.providers.openai_llm import WarmOpenAILLM
-from worker.tools.registry import Outcome, Session, Tool, ToolCall
+from worker.tools.registry import Session, Tool
 
 log = get(__name__)
 
 START_TIMEOUT_S: Final = 20.0
+HUSH_S: Final = 1.0
+"""How long an interruption of ours may take to pass the pipeline; it takes milliseconds."""
+
 SETUP_S: Final = 0.02
 """How long the processors take to be set up; the voice's connection is still on its way then, and the models are ours."""
 
@@ -115,10 +119,8 @@ class AgentPipeline:
     ) -> None:
         self._models = models
         self._scribe = scribe
-        self._given: dict[str, Mapping[str, Any]] = {}  # what tools gave to a predecessor since the caller last spoke
-        self._tools = tools
+        self._toolbox = Toolbox(tools, scribe)
         self._hooks = hooks
-        self._session: Session | None = None
         self._started = asyncio.Event()
         self._listed: list[str] = []
         self.quiet = asyncio.Event()
@@ -126,33 +128,41 @@ class AgentPipeline:
         self._clock = TurnClock(hooks.stage)
         self.input = Input()
         self.output = Output()
-        self.stt = ParkedCartesiaSTT(settings)
-        self.tts = ParkedCartesiaTTS(settings, lambda why: hooks.provider_lost(Resource.TTS, why))
-        self.llm = WarmOpenAILLM(settings)
+        self.troubles = Troubles()
+        self.stt = ParkedCartesiaSTT(settings, self.troubles.of(Resource.STT))
+        self.tts = ParkedCartesiaTTS(
+            settings, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
+        )
+        self.llm = WarmOpenAILLM(settings, self.troubles.of(Resource.LLM))
         self.context = LLMContext()
         self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said, self._voice)
         probe = FirstTokenProbe(self._clock, self._first_token)
+        self.on_idle: Callable[[], object] = lambda: None
         aggregators = LLMContextAggregatorPair(
             self.context,
             user_params=LLMUserAggregatorParams(
                 vad_analyzer=models.vad,
+                user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
                     start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
                     stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=models.turn)],
                 ),
             ),
         )
+        self._listener = aggregators.user()
+        self._listener.add_event_handler("on_user_turn_idle", self._on_idle)
         self.output.on_reply = self._replied
         self.output.on_said = scribe.said
         self.output.on_spoken = scribe.spoken
         self.output.on_quiet = self.quiet.set
         self.tts.on_word = self.output.word
+        self.tts.on_void = self.output.void
         self._worker = PipelineWorker(
             Pipeline(
                 [
                     self.input,
                     self.stt,
-                    aggregators.user(),
+                    self._listener,
                     self._gate,
                     self.llm,
                     probe,
@@ -188,8 +198,9 @@ class AgentPipeline:
         except TimeoutError:
             raise WarmupFailed("pipeline", f"not started within {START_TIMEOUT_S:.0f} s") from None
         if not self.tts.warm():
-            raise WarmupFailed(Resource.TTS, self.tts.last_error or "the voice provider is not connected")
-        self._listed = list(self._tools)
+            why = self.tts.last_error or "the voice provider is not connected"
+            raise WarmupFailed(Resource.TTS, why, limited=self.tts.limited)
+        self._listed = self._toolbox.names
 
     def warm(self) -> dict[Resource, bool]:
         """Say what is warm now, by asking each part."""
@@ -205,8 +216,7 @@ class AgentPipeline:
 
     def prepare(self, agent: Agent, session: Session) -> None:
         """Become the agent of a call: prompt, voice, language and tools. Takes under 5 ms; opens no connection."""
-        self._session = session
-        self.context.set_tools([self._schema(self._tools[name]) for name in agent.tools if name in self._tools])
+        self.context.set_tools([*self._toolbox.schemas(agent, session)])
         self.llm.become(agent)
         self.tts.become(agent)
 
@@ -230,10 +240,12 @@ class AgentPipeline:
         """Take up a conversation that another worker had, and give the answer that is owed in it."""
         self.context.set_messages(list(memory.messages))
         self._gate.recall(len(memory.messages))
-        self._given = dict(memory.results)
+        self._toolbox.recall(memory.results)
         answer = memory.owed
         for asked in memory.unresolved:
-            answer = await self._settle(asked) or answer
+            outcome = await self._toolbox.settle(asked)
+            self.context.add_messages(list(result_messages(asked, outcome.result)))
+            answer = outcome.answer or answer
         if memory.broke_off and not memory.unresolved:
             self.context.add_message({"role": "developer", "content": BROKEN_OFF})
         if answer:
@@ -273,6 +285,24 @@ class AgentPipeline:
         """Whether the completion under way (or the last one) said anything aloud."""
         return self._clock.spoke
 
+    @property
+    def waits_for_caller(self) -> bool:
+        """Whether it is the caller's turn: the agent neither thinks nor speaks nor runs a tool, and nobody talks."""
+        return bool(self._listener._user_idle_controller.waiting_for_user)  # noqa: SLF001 - nobody else knows
+
+    def close_gate(self) -> None:
+        """Ask the model for nothing more."""
+        self._gate.close()
+
+    async def hush(self) -> None:
+        """Stop what is being made of an answer; nothing interrupts what is said from then on."""
+        done = self.output.next_interruption
+        await self._worker.queue_frame(InterruptionFrame())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HUSH_S):
+                await done.wait()
+        self.output.firm = True
+
     async def stop(self) -> None:
         """Close the providers' connections politely; the caller bounds the time and then ends the process."""
         await self._worker.cancel()
@@ -291,68 +321,8 @@ class AgentPipeline:
         except Exception as error:
             raise WarmupFailed(Resource.TURN, str(error)) from error
 
-    def _schema(self, tool: Tool) -> FunctionSchema:
-        async def handler(params: FunctionCallParams) -> None:
-            await self._run_tool(tool, params)
-
-        return FunctionSchema(
-            name=tool.name,
-            description=tool.description,
-            properties=dict(tool.parameters),
-            required=list(tool.required),
-            handler=handler,
-        )
-
-    async def _run_tool(self, tool: Tool, params: FunctionCallParams) -> None:
-        asked = Asked(params.tool_call_id, tool.name, params.arguments)
-        known = self._given.get(asked.same)
-        outcome = await self._outcome(tool, asked) if known is None else Outcome(known)
-        await params.result_callback(
-            dict(outcome.result), properties=FunctionCallResultProperties(run_llm=None if outcome.answer else False)
-        )
-
-    async def _outcome(self, tool: Tool, asked: Asked) -> Outcome:
-        """Run a tool, between two entries of the journal."""
-        assert self._session is not None  # noqa: S101 - tools are given to the model by `prepare` only
-        self._scribe.tool_started(asked.id, tool.name, asked.arguments)
-        try:
-            async with asyncio.timeout(tool.timeout_s):
-                outcome = await tool.run(ToolCall(asked.id, asked.arguments, self._session))
-        except TimeoutError:
-            outcome = Outcome({"error": "This took too long and was given up."})
-        except Exception as error:
-            log.exception("tool failed", tool=tool.name)
-            outcome = Outcome({"error": f"This did not work: {error}"})
-        self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
-        return outcome
-
-    async def _settle(self, asked: Asked) -> bool:
-        """Find out what became of a tool call whose worker died; say whether the model has something to answer to."""
-        tool = self._tools.get(asked.name)
-        outcome: Outcome | None = None
-        if tool is not None and tool.repeatable:
-            outcome = await self._outcome(tool, asked)
-        else:
-            outcome = await self._looked_up(tool, asked) or Outcome(UNKNOWN_OUTCOME)
-            self._given[asked.same] = outcome.result  # the model may ask for the same again: it is not run again
-            self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
-            log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
-        self.context.add_messages(list(result_messages(asked, outcome.result)))
-        return outcome.answer
-
-    async def _looked_up(self, tool: Tool | None, asked: Asked) -> Outcome | None:
-        assert self._session is not None  # noqa: S101 - as above
-        if tool is None or tool.lookup is None:
-            return None
-        try:
-            async with asyncio.timeout(tool.timeout_s):
-                return await tool.lookup(ToolCall(asked.id, asked.arguments, self._session))
-        except Exception:
-            log.exception("tool call not found", tool=tool.name)
-            return None
-
     def _user_said(self, text: str) -> None:
-        self._given.clear()
+        self._toolbox.forget()
         self._scribe.user_said(text)
         self._hooks.user_said(text)
 
@@ -366,6 +336,9 @@ class AgentPipeline:
     def _replied(self, at: float) -> None:
         self._clock.audio(at)
         self._hooks.replied(at)
+
+    async def _on_idle(self, *_args: Any) -> None:
+        self.on_idle()
 
     async def _on_started(self, *_args: Any) -> None:
         self._started.set()

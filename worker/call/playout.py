@@ -49,9 +49,18 @@ class Playout:
         self._plays_until = max(self._plays_until, now) + count / RATE
         self.sent_bytes += count
 
+    @property
+    def plays_until(self) -> float:
+        """When everything written has been played (seconds, monotonic)."""
+        return self._plays_until
+
     def lead(self, now: float) -> float:
         """Give the seconds of audio the carrier still has to play."""
         return max(0.0, self._plays_until - now)
+
+    def quiet_for(self, now: float) -> float:
+        """Give the seconds since the carrier has played everything; 0 while it plays."""
+        return max(0.0, now - self._plays_until)
 
     def mark(self, text: str) -> str:
         """Make the name of a mark to be sent behind the audio of `text`."""
@@ -144,6 +153,37 @@ class SpokenSentences:
         text = " ".join(word for word, _ in words[self._given : end])
         self._given = end
         return text
+
+
+class Cuts:
+    """Takes out of the agent's sound what must not be played: of a word that was cut off, and will be said again whole.
+
+    Positions are seconds from the beginning of an audio context's sound; sound is 16 bits at `RATE`.
+    """
+
+    def __init__(self) -> None:
+        self._context = ""
+        self._at = 0
+        self._void: dict[str, list[tuple[int, int]]] = {}
+
+    def begin(self, context: str) -> None:
+        """Note that the sound of this context comes from now on."""
+        self._void.pop(self._context, None)
+        self._context = context
+        self._at = 0
+
+    def cut(self, context: str, start_s: float, end_s: float) -> None:
+        """Note sound that must not be played; what of it has passed already cannot be helped."""
+        self._void.setdefault(context, []).append((2 * round(start_s * RATE), 2 * round(end_s * RATE)))
+
+    def keep(self, pcm: bytes) -> bytes:
+        """Give what of the next sound is to be played."""
+        start, self._at = self._at, self._at + len(pcm)
+        for void_start, void_end in self._void.get(self._context, ()):
+            first, last = max(void_start, start), min(void_end, start + len(pcm))
+            if first < last:  # one that was cut twice is cut again: the places of the second are inside the first
+                pcm = pcm[: first - start] + pcm[last - start :]
+        return pcm
 
 
 def _ends_sentence(word: str) -> bool:

@@ -32,7 +32,9 @@ from shared.messages import (
 )
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
-from worker.call.direct import BRIDGING, GOODBYE, DirectSpeech
+from worker.call.direct import BRIDGING, DirectSpeech
+from worker.call.ending import StoredEnd
+from worker.call.farewell import Farewell
 from worker.call.greeting import Recording, choose, words_of
 from worker.call.hearing import Hearing
 from worker.call.media import (
@@ -45,6 +47,7 @@ from worker.call.media import (
     Stopped,
 )
 from worker.call.memory import COME_BACK, Memory
+from worker.call.patience import Patience
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
 from worker.call.scribe import Scribe
@@ -54,20 +57,11 @@ from worker.call.tasks import Tasks
 
 log = get(__name__)
 
-END_STORED_WAIT_S: Final = 0.6
-"""The pool waits 0.3 s for Redis; twice that, and the stream is closed without its word."""
-
 SETTLE_S: Final = 0.2
 """How long everything else waits behind the greeting. What the caller says meanwhile is kept and heard then."""
 
-FAREWELL_WAIT_S: Final = 15.0
-"""How long a goodbye may take to be spoken before the call ends without it."""
-
 MOST_RESUMES: Final = 100
 """More than any call can have: marks of one attempt never look like those of another."""
-
-ECHO_WAIT_S: Final = 3.0
-"""How long past its play-out a mark may take to come back."""
 
 CLOSE_CODES: Final[Mapping[EndReason, CloseCode]] = {
     EndReason.TICKET_MISMATCH: CloseCode.POLICY_VIOLATION,
@@ -102,23 +96,28 @@ class Serving:
         self._memory = Memory()
         self._greeting: Recording | None = None
         self._greeting_words = ""
-        self._farewell_mark = ""
-        self._farewell_heard = asyncio.Event()
+        self._farewell = Farewell(pipeline, recordings)
+        self._patience = Patience(settings, pipeline, self._farewell, self)
+        self._parting = False
         self._started_at = 0.0
-        self._last_frame_at = 0.0
         self._opened = False
         self._replies = 0
         self._ending = False
         self.hearing = Hearing(pipeline.input)
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
-        self.end_stored = asyncio.Event()
+        self.end_stored = StoredEnd()
         self.done = asyncio.Event()
 
     @property
     def agent(self) -> Agent:
         """The profile this call is served with."""
         return self._agent
+
+    @property
+    def over(self) -> bool:
+        """Whether the call ends, or says goodbye."""
+        return self._ending or self._parting
 
     @property
     def started_at(self) -> float:
@@ -130,7 +129,6 @@ class Serving:
         self._bound, self._memory = bound, memory
         self.hearing.record_on(tape)
         self._agent = bound.agent
-        self._last_frame_at = time.monotonic()
         self._pipeline.output.on_interrupted = self._interrupted
         resume = bound.resume
         self._scribe.recall(memory.demands)
@@ -143,7 +141,7 @@ class Serving:
         self._stream = await open_stream(sock, self, resync=resume is not None)
         if resume is not None and resume.stream_sid:
             self._go_on(resume, resume.stream_sid)
-        self._tasks.go(self._watch())
+        self._patience.begin()
 
     def use(self, agent: Agent) -> None:
         """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
@@ -160,7 +158,13 @@ class Serving:
             self._first_media(at)
             if self._greeting_words:
                 return  # that was the greeting, spoken by the voice
-        self._replies += 1
+        if not self._patience.was_question():
+            self._replies += 1
+
+    def caller_spoke(self, text: str) -> None:
+        """Note that the caller said something that was understood, and is written down."""
+        self.hearing.written_down(text)
+        self._patience.caller_spoke()
 
     def end(self, reason: EndReason) -> None:
         """End the call for this reason; the first reason counts."""
@@ -176,34 +180,35 @@ class Serving:
         self._oddities.clear()
 
     async def hang_up(self) -> None:
-        """Let what the agent is saying be heard (or the goodbye clip, when it says nothing), then end the call."""
-        if self._pipeline.spoke:
-            try:
-                async with asyncio.timeout(FAREWELL_WAIT_S):
-                    await self._pipeline.quiet.wait()
-            except TimeoutError:
-                log.warning("the goodbye was not spoken in time")
-        else:
-            self._direct.play(GOODBYE, self._agent)
-        self._farewell_mark = self._pipeline.output.mark("")
-        try:
-            async with asyncio.timeout(self._pipeline.output.playout.lead(time.monotonic()) + ECHO_WAIT_S):
-                await self._farewell_heard.wait()
-        except TimeoutError:
-            log.warning("the goodbye's mark did not come back")
+        """Let what the agent is saying be heard, or the goodbye clip, then end the call."""
+        await self._farewell.by_agent()
         self.end(EndReason.AGENT_HANGUP)
+
+    def bridge(self) -> None:
+        """Say bridging words."""
+        self._direct.play(BRIDGING, self._agent)
+
+    async def dismiss(self, reason: EndReason) -> None:
+        """End the call for a reason of ours that the caller cannot know: not in mid-word, and with a goodbye."""
+        if self._parting:
+            return
+        if self._started_at and not self._ending:
+            self._parting = True
+            await self._farewell.by_limit()
+        self.end(reason)
 
     # --- the stream speaks --------------------------------------------------------------------------------------------
 
     def text(self, data: bytes) -> None:
         """Take one message of the carrier."""
-        self._last_frame_at = time.monotonic()
+        self._patience.frame()
         event, oddity = self._codec.read(data)
         if oddity is not None:
             self._oddities[oddity] += 1
         match event:
             case Audio():
-                self.hearing.audio(event.ulaw)
+                if not self._parting:  # the last word is ours
+                    self.hearing.audio(event.ulaw)
             case Started():
                 self._start(event)
             case Joined():
@@ -213,17 +218,18 @@ class Serving:
             case Stopped():
                 self.end(self._hangup_reason())
             case Digit():
+                self._patience.caller_spoke()
                 log.info("digit pressed")
             case _:
                 pass
 
     def binary(self) -> None:
         """Count a binary message: the carrier never sends one."""
-        self._last_frame_at = time.monotonic()
+        self._patience.frame()
         self._oddities[Oddity.BINARY_FRAME] += 1
 
     def oversize(self) -> None:
-        """Count a message beyond 64 KiB; the stream ends over it."""
+        """Count a message that was too long; the stream ends over it."""
         self._oddities[Oddity.OVERSIZE_FRAME] += 1
 
     def ended(self, code: int | None) -> None:
@@ -239,24 +245,21 @@ class Serving:
 
     def _start(self, event: Started) -> None:
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
-        if self._ending:
-            return  # too late
         if event.call_sid != self._bound.call.call_sid:
             self.end(EndReason.TICKET_MISMATCH)
-            return
-        self._begin(event.stream_sid)
+        elif not self._ending:
+            self._begin(event.stream_sid)
 
     def _join(self, event: Joined) -> None:
         """Begin on a stream whose `start` a predecessor took with it: whether it greeted the caller, nobody knows."""
         if not self._ending:
-            self._pipeline.output.attach(self._open_stream, event.stream_sid)
+            self._attach(event.stream_sid)
             self._pipeline.output.take_back()
             self._begin(event.stream_sid)
 
     def _begin(self, stream_sid: str) -> None:
         at = time.monotonic()
-        self._pipeline.output.attach(self._open_stream, stream_sid)
-        self._direct.attach(self._open_stream, stream_sid)
+        self._attach(stream_sid)
         first_media_at, used, mark = 0.0, 0, ""
         if self._memory:  # cut off, and come back on another stream
             first_media_at = self._direct.play(BRIDGING, self._agent)
@@ -270,6 +273,11 @@ class Serving:
         if not self._memory:
             self._scribe.greeting(self._greeting_words, mark)
         self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
+
+    def _attach(self, stream_sid: str) -> None:
+        self._pipeline.output.attach(self._open_stream, stream_sid)
+        self._direct.attach(self._open_stream, stream_sid)
+        self._farewell.begin(self._open_stream, stream_sid, self._agent)
 
     async def _settle(self, stream_sid: str, first_media_at: float, used: int, mark: str) -> None:
         """Do what follows the greeting, a moment later: of calls that come together, every greeting goes first."""
@@ -300,6 +308,8 @@ class Serving:
         if self._greeting is None:
             if words:
                 await self._pipeline.speak(words)
+            else:  # it is the caller's turn, as after a greeting
+                await self._pipeline.output.announce_direct_speech(speaking=False)
             return
         if words:
             self._pipeline.add_spoken(words)
@@ -311,8 +321,7 @@ class Serving:
         """Serve a stream that another worker served: bridging words at once when an answer is owed, else in silence."""
         assert self._bound is not None  # noqa: S101 - the stream exists by `bind` only
         memory = self._memory
-        self._pipeline.output.attach(self._open_stream, stream_sid)
-        self._direct.attach(self._open_stream, stream_sid)
+        self._attach(stream_sid)
         at = 0.0
         if memory.owed and not resume.bridged:
             self._pipeline.output.take_back()
@@ -337,6 +346,8 @@ class Serving:
             return
         if begun is not None and self._greeting is not None:
             self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at), resume.lost_at)
+        elif not self._memory.owed:
+            await self._pipeline.output.announce_direct_speech(speaking=False)  # it is the caller's turn
         await self._pipeline.recall(self._memory)
 
     # --- in the middle ------------------------------------------------------------------------------------------------
@@ -351,44 +362,22 @@ class Serving:
             return  # cleared: it proves nothing
         if heard:
             self._scribe.heard(heard, name)
-        if name == self._farewell_mark:
-            self._farewell_heard.set()
+        self._farewell.echoed(name)
         self._direct.heard()
 
     def _interrupted(self) -> None:
         """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
+        self._patience.interrupted()
         if self._started_at:
             self._scribe.interrupted(self._direct.interrupted())
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """End calls that never start, fall silent on the wire, or last too long."""
-        try:
-            async with asyncio.timeout(self._settings.start_timeout):
-                await self.started.wait()
-        except TimeoutError:
-            self.end(EndReason.START_TIMEOUT)
-            return
-        while not self._ending:
-            now = time.monotonic()
-            silent_at = self._last_frame_at + self._settings.silence_timeout
-            over_at = self._started_at + self._settings.max_call_duration
-            if now >= silent_at:
-                self.end(EndReason.STREAM_SILENT)
-            elif now >= over_at:
-                self.end(EndReason.MAX_DURATION)
-            else:
-                await asyncio.sleep(min(silent_at, over_at) - now)
-
     async def _finish(self, reason: EndReason) -> None:
         self.flush_oddities()
         self._tell(Ending(reason=reason))
-        try:
-            async with asyncio.timeout(END_STORED_WAIT_S):
-                await self.end_stored.wait()
-        except TimeoutError:
-            log.warning("the pool did not confirm the end reason")
+        if not await self.end_stored.wait():
+            log.warning("the end reason was not confirmed")
         if self._stream is not None:
             await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
         self._tell(Closed())

@@ -31,7 +31,7 @@ from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.utils import obj_id
 
 from worker.call.media import MEDIA_SUFFIX, clear_message, mark_message, media_prefix
-from worker.call.playout import RATE, Playout, SpokenSentences
+from worker.call.playout import RATE, Cuts, Playout, SpokenSentences
 from worker.call.stream import Stream
 
 with warnings.catch_warnings():
@@ -97,10 +97,13 @@ class Output(BaseOutputTransport):
         self._stream_sid = ""
         self._media_prefix = ""
         self._sentences = SpokenSentences()
+        self._cuts = Cuts()
         self._context: str | None = None
         self._turn_open = False
         self._interrupted = asyncio.Event()
         self._oldest_id = 0
+        self.firm = False
+        """Whether nothing interrupts any more: the last word of the call is being said."""
         self.playout = Playout()
         self.on_reply: Callable[[float], None] = lambda _at: None
         self.on_said: Callable[[str, str], None] = lambda _text, _mark: None
@@ -128,6 +131,10 @@ class Output(BaseOutputTransport):
         """Note a word the voice will say, `start_s` seconds into its audio context."""
         self._sentences.word(context, text, start_s)
 
+    def void(self, context: str, start_s: float, end_s: float) -> None:
+        """Leave out sound of an audio context, as far as it was not written yet."""
+        self._cuts.cut(context, start_s, end_s)
+
     def mark(self, text: str) -> str:
         """Send a mark behind what was written so far; its echo means `text` was heard. Gives the mark's name."""
         name = self.playout.mark(text)
@@ -138,6 +145,11 @@ class Output(BaseOutputTransport):
         """Send a mark that the play-out clock has named."""
         self._send(mark_message(self._stream_sid, name))
 
+    @property
+    def next_interruption(self) -> asyncio.Event:
+        """What is set when the next interruption has been dealt with."""
+        return self._interrupted
+
     async def announce_direct_speech(self, *, speaking: bool) -> None:
         """Tell the pipeline about audio that did not pass through it, so that its turn and idle logic knows."""
         await self.broadcast_frame(BotStartedSpeakingFrame if speaking else BotStoppedSpeakingFrame)
@@ -146,6 +158,8 @@ class Output(BaseOutputTransport):
         """Let the base do its work, and take back what the carrier has buffered when the caller interrupts."""
         if not isinstance(frame, InterruptionFrame):
             await super().process_frame(frame, direction)
+            return
+        if self.firm:
             return
         self._interrupt()
         await super().process_frame(frame, direction)  # empties Pipecat's queue of what was still to be written
@@ -158,6 +172,7 @@ class Output(BaseOutputTransport):
             if isinstance(frame, TTSStartedFrame):
                 self._context = frame.context_id
                 self._sentences.begin(frame.context_id or "")
+                self._cuts.begin(frame.context_id or "")
             elif isinstance(frame, TTSStoppedFrame) and frame.context_id == self._context:
                 # the end of an interrupted context may come behind the next one's beginning: it ends nothing
                 self._context = None
@@ -180,15 +195,15 @@ class Output(BaseOutputTransport):
         await self._stream.writable.wait()
         if interrupted.is_set():
             return False  # Pipecat lets the chunk under way finish; the caller does not want to hear it
-        ulaw = audioop.lin2ulaw(frame.audio, 2)
-        if not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
+        ulaw = audioop.lin2ulaw(self._cuts.keep(frame.audio), 2)
+        if ulaw and not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
             return False
         now = time.monotonic()
         self.playout.sent(len(ulaw), now)
         if not self._turn_open:
             self._turn_open = True
             self.on_reply(now)
-        self._sentences.wrote(len(ulaw) / RATE)
+        self._sentences.wrote(len(frame.audio) / 2 / RATE)
         for sentence in self._sentences.complete():
             self._said(sentence)
         return True
@@ -203,6 +218,7 @@ class Output(BaseOutputTransport):
         self._context = None
         self._turn_open = False
         self._sentences.forget()
+        self._cuts.begin("")
         self.on_interrupted()
         self.on_quiet()
         self.take_back()

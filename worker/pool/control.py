@@ -79,7 +79,8 @@ class Control:
             return NoWorker(request=ask.request, why="draining")
         now = time.monotonic()
         busy = sum(worker.state in _BUSY for worker in house.roster) if house.stt_most else 0
-        worker = None if house.stt_most and busy >= house.stt_most else house.roster.choose(now)
+        full = house.stt_most and busy + ask.behind >= house.stt_most
+        worker = None if full else house.roster.choose(now, ask.behind)
         if worker is None:
             self._count_cold(key)
             return NoWorker(request=ask.request, why="none_ready")

@@ -23,11 +23,12 @@ from shared.messages import (
     Ready,
     Resumed,
     Retire,
+    Retried,
     Started,
     WarmFailed,
 )
-from shared.metrics import Loss, Oddity, Timing
-from shared.workers import PARKED_RESOURCES, WorkerEvent, WorkerState
+from shared.metrics import PROVIDERS, Loss, Oddity, Setback, Timing
+from shared.workers import PARKED_RESOURCES, Resource, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -83,10 +84,12 @@ class Crew:
                 self._observed(message)
             case Counted():
                 self._counted(message)
+            case Retried():
+                self._retried(message)
             case Ready():
                 self._ready(worker, message, now)
             case WarmFailed():
-                self.fail(worker, message.resource, message.detail, message.traceback)
+                self.fail(worker, message.resource, message.detail, message.traceback, limited=message.limited)
             case ProviderLost():
                 self._provider_lost(worker, message.resource, message.detail)
             case _:
@@ -106,7 +109,7 @@ class Crew:
                 self._rescue.resumed(call, message.at)
             case Entry() if call.state is not CallState.ENDED:
                 call.journal.append(message)
-                self._copies.append(call, message)
+                self._copies.append(call)
             case Ending():
                 self._house.ended(call, message.reason)
             case Closed():
@@ -135,6 +138,12 @@ class Crew:
         except ValueError:
             _log.error("unknown oddity", oddity=message.oddity)
 
+    def _retried(self, message: Retried) -> None:
+        if message.provider in PROVIDERS and message.cause in {*Setback}:
+            self._house.metrics.provider_retried(Resource(message.provider), Setback(message.cause))
+        else:
+            _log.error("unknown retry", provider=message.provider, cause=message.cause)
+
     def _ready(self, worker: Worker, message: Ready, now: float) -> None:
         if worker.state is not _S.WARMING or worker.killed:
             return
@@ -148,14 +157,14 @@ class Crew:
         self._rescue.ready()
         self._house.changed()
 
-    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "") -> None:
+    def fail(self, worker: Worker, resource: str, detail: str, trace: str = "", *, limited: bool = False) -> None:
         """Note that a worker will not become ready, and why."""
         if worker.state not in {_S.SPAWNED, _S.WARMING}:
             return
         now = time.monotonic()
         self._house.roster.step(worker, _E.FAIL, now)
         self._house.metrics.warmup_failed(resource)
-        self._troubles.note(resource, detail, trace, now)
+        self._troubles.note(resource, detail, trace, now, limited=limited)
         self._house.changed()
         _log.error("warm-up failed", worker=worker.id, resource=resource, detail=detail)
 
@@ -173,7 +182,7 @@ class Crew:
         call, now = worker.call, time.monotonic()
         worker.tell(Retire(why=why))
         if event is None:
-            self.leaving(worker)
+            self.leaving(worker, plan.GOODBYE_LIMIT_S)
             return
         self._house.roster.step(worker, event, now)
         worker.call = None
@@ -184,10 +193,10 @@ class Crew:
             self._control.promise_again(call)
         self._house.changed()
 
-    def leaving(self, worker: Worker) -> None:
-        """Give a worker whose call is over, or ends, its time to leave."""
+    def leaving(self, worker: Worker, goodbye_s: float = 0.0) -> None:
+        """Give a worker whose call is over, or ends within `goodbye_s`, its time to leave."""
         if worker.leaving_at is None:
-            worker.leaving_at = time.monotonic()
+            worker.leaving_at = time.monotonic() + goodbye_s
             self._house.changed()
 
     def gone(self, worker: Worker) -> None:

@@ -15,12 +15,19 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shared.errors import SettingsError, blames_host, system_words
 from shared.messages import Readiness
 from worker.pool.troubles import Trouble
 
 BACKLOG: Final = 64
+
+PATIENCE_S: Final = 30.0
+"""How long a connection may last: a scrape takes milliseconds, and the next one makes a new connection."""
+
+MOST_CONNECTIONS: Final = 64
+"""The port is open: whoever holds more connections than this must not take the descriptors that calls need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,21 @@ def _family(host: str, port: int) -> socket.AddressFamily:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
 
 
+class _Brief(H11Protocol):
+    """uvicorn's protocol for connections that are few and short."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        """Give it its time, and none when there are too many."""
+        super().connection_made(transport)
+        crowded = len(self.connections) > MOST_CONNECTIONS
+        self._end = self.loop.call_later(0.0 if crowded else PATIENCE_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the time."""
+        self._end.cancel()
+        super().connection_lost(exc)
+
+
 class _Server(uvicorn.Server):
     """A server among other work: signals are the pool's, which ends this one when it has drained."""
 
@@ -83,7 +105,7 @@ async def serve(sock: socket.socket, registry: CollectorRegistry, health: Callab
 
     app = Starlette(routes=[Route("/metrics", metrics), Route("/readyz", readyz)])
     config = uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False
+        app, http=_Brief, ws="none", lifespan="off", log_config=None, log_level="warning", access_log=False
     )
     server = _Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[sock]))

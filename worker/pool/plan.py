@@ -30,6 +30,9 @@ WARM_LIMIT_S: Final = 30.0
 EXIT_LIMIT_S: Final = 5.0
 """How long a worker that was told to leave, or whose call is over, may take to be gone."""
 
+GOODBYE_LIMIT_S: Final = 15.0
+"""How long a call that is ended by a drain may take for its last words and a goodbye, before its worker's time to exit."""
+
 BEAT_LIMIT_S: Final = 2.0
 """A parked worker beats every 0.5 s; one that was silent for longer is chosen last."""
 
@@ -38,6 +41,8 @@ RECYCLE_JITTER: Final = 0.15
 
 FIRST_BACKOFF_S: Final = 0.25
 MOST_BACKOFF_S: Final = 5.0
+LIMITED_BACKOFF_S: Final = 30.0
+"""After a 429: a connection becomes free when a call ends, and asking sooner counts against the plan as well."""
 
 _S = WorkerState
 _COMING: Final = frozenset({_S.SPAWNED, _S.WARMING})
@@ -53,7 +58,7 @@ class Seen:
         recycle_at: when a parked worker has been parked long enough.
         refill_at: when the replacement of a worker that was given to a call may start.
         deadline: until when a reserved worker waits for its call.
-        leaving_at: when a worker in a call was told to leave, or its call was over; None before.
+        leaving_at: when the call of a worker was over, or must be after its goodbye; None while neither is known.
         killed: it was sent SIGKILL and its end is only a matter of time.
     """
 
@@ -74,8 +79,14 @@ class Backoff:
     failures: int = 0
     until: float = -math.inf
 
-    def failed(self, now: float, jitter: float) -> "Backoff":
-        """Count a failure; `jitter` is in [0, 1). Failures while waiting belong to the one already counted."""
+    def failed(self, now: float, jitter: float, *, limited: bool = False) -> "Backoff":
+        """Count a failure; `jitter` is in [0, 1). Failures while waiting belong to the one already counted.
+
+        `limited`: a provider's plan is used up, whatever else was being waited for.
+        """
+        if limited:
+            until = now + LIMITED_BACKOFF_S * (0.75 + 0.5 * jitter)
+            return Backoff(self.failures + 1, max(self.until, until))
         if now < self.until:
             return self
         pause = min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self.failures, 10))

@@ -44,9 +44,10 @@ from worker.pool.door import Door
 from worker.pool.house import House
 from worker.pool.http import Health, serve
 from worker.pool.keeper import Keeper
+from worker.pool.memory import Limits, Memory
 from worker.pool.nursery import Nursery
 from worker.pool.rescue import Rescue
-from worker.pool.roster import Roster
+from worker.pool.roster import Roster, Worker
 from worker.pool.troubles import Troubles
 from worker.pool.watch import reap_orphans
 
@@ -92,7 +93,11 @@ class Pool:
             self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked)
         self._customers = Customers(self._book, self._roster, self._reader)
         self._copies = Copies(
-            Records(self._redis), Directory(self._redis), self._record, lambda up: self._metrics.redis_up(up=up)
+            Records(self._redis),
+            Directory(self._redis),
+            self._record,
+            lambda up: self._metrics.redis_up(up=up),
+            journals=settings.journal_in_redis,
         )
         house = House(
             pool=given.pool,
@@ -115,6 +120,8 @@ class Pool:
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)
         self._door = Door(given.door, self._path, welcome, self._control.receive)
         self._nursery = Nursery(given.child, house, self._crew, self._troubles)
+        limits = Limits(settings.worker_memory_soft_mb, settings.worker_memory_hard_mb)
+        self._memory = Memory(self._roster, self._metrics, limits, self._replace_heavy, self._kill_heavy)
         self._tasks: asyncio.TaskGroup | None = None
         self._settling = False
         self._wake: asyncio.TimerHandle | None = None
@@ -135,6 +142,7 @@ class Pool:
             background = [
                 tasks.create_task(self._for_ever(self._copies.run)),
                 tasks.create_task(self._for_ever(self._measure)),
+                tasks.create_task(self._for_ever(self._memory.run)),
             ]
             if self._reader is not None:
                 background.append(tasks.create_task(self._for_ever(self._reader.run)))
@@ -237,6 +245,18 @@ class Pool:
                     self._nursery.kill(worker, why)
             case _:
                 assert_never(action)
+
+    def _replace_heavy(self, worker: Worker, why: str) -> None:
+        """Have it recycled now: it leaves when its replacement is ready, as at any other recycling."""
+        self._troubles.note("memory", f"a parked worker had {why}", "", None)
+        worker.recycle_at = time.monotonic()
+        self.changed()
+
+    def _kill_heavy(self, worker: Worker, why: str) -> None:
+        """Kill it; parked ones that grow like this back off, as failed warm-ups do."""
+        parked = worker.state is WorkerState.READY
+        self._troubles.note("memory", f"a worker had {why}", "", time.monotonic() if parked else None)
+        self._nursery.kill(worker, "memory")
 
     def _count_empty(self, now: float) -> None:
         if self._empty_since is not None:

@@ -24,7 +24,7 @@ class Worker:
     """A live worker. `since`, `parked_at`, `beat_at` and so on are seconds of CLOCK_MONOTONIC, as in `plan.Seen`.
 
     `early` holds what it said before the zygote's word of its birth was read; `loss` is what its end will be called when
-    it comes during a call; `stack` is there from its `Ready` on.
+    it comes during a call; `stack` is there from its `Ready` on; `heavy` is whether its memory was above the soft limit.
     """
 
     id: WorkerId
@@ -46,6 +46,7 @@ class Worker:
     call: Call | None = None
     early: list[Any] = field(default_factory=list)
     stack: StackFile | None = None
+    heavy: bool = False
 
     @property
     def available(self) -> bool:
@@ -120,10 +121,10 @@ class Roster:
         self._touched.add(worker.slot)
         return True
 
-    def choose(self, now: float) -> Worker | None:
-        """Choose a ready worker for a call; None when there is none."""
-        chosen = choose((Candidate(each.id, each.parked_at, each.beat_at) for each in self if each.available), now)
-        return self.get(chosen)
+    def choose(self, now: float, behind: int = 0) -> Worker | None:
+        """Choose a ready worker for a call, if `behind` others would be left; None otherwise."""
+        ready = [Candidate(each.id, each.parked_at, each.beat_at) for each in self if each.available]
+        return self.get(choose(ready, now)) if len(ready) > behind else None
 
     def counts(self) -> Counter[WorkerState]:
         """Count the workers in each state."""

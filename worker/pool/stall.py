@@ -35,8 +35,8 @@ SUSPICION_S: Final = 0.75
 LOOK_S: Final = 0.2
 """How often a suspect is looked at; also how closely the pool watches its own lateness meanwhile."""
 
-LATE_S: Final = 0.25
-"""A look that comes later than this proves that the pool was not listening."""
+LATE_S: Final = 0.5
+"""A look that comes later than this proves that the pool was not listening: it may have missed a beat."""
 
 ANSWER_S: Final = 0.1
 """Own time an accused worker has to write its stack: 20 times what it takes, and many turns of the loop to hear a beat."""

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
+from shared import logs
 from shared.messages import Problem
 from worker.pool.plan import Backoff
 
@@ -36,12 +37,18 @@ class Troubles:
         self._by_resource: dict[str, Trouble] = {}
         self._jitter = random.Random(os.urandom(8))  # noqa: S311 - spreads work, hides nothing
 
-    def note(self, resource: str, detail: str, traceback: str, failed_at: float | None) -> None:
-        """Note a problem; one that made a warm-up fail (`failed_at`, CLOCK_MONOTONIC) delays the next one."""
+    def note(
+        self, resource: str, detail: str, traceback: str, failed_at: float | None, *, limited: bool = False
+    ) -> None:
+        """Note a problem; one that made a warm-up fail (`failed_at`, CLOCK_MONOTONIC) delays the next one.
+
+        `limited`: a provider's plan is used up, which delays it longer.
+        """
         tail = "\n".join(traceback.strip().splitlines()[-TAIL_LINES:])
-        self._by_resource[resource] = Trouble(resource, detail[:MAX_DETAIL], tail)
+        # `/readyz` is open, and what a provider says in an error may repeat the key it refuses.
+        self._by_resource[resource] = Trouble(resource, logs.mask(detail)[:MAX_DETAIL], logs.mask(tail))
         if failed_at is not None:
-            self.backoff = self.backoff.failed(failed_at, self._jitter.random())
+            self.backoff = self.backoff.failed(failed_at, self._jitter.random(), limited=limited)
 
     def over(self) -> None:
         """Forget all of them: a worker became ready."""

@@ -18,7 +18,6 @@ import contextlib
 import gc
 import importlib
 import os
-import resource
 import select
 import signal
 import socket
@@ -28,7 +27,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, cast
 
-from shared import logs, settings
+from shared import logs, rlimits, settings
 from shared.channel import close_all, receive_datagram
 from shared.errors import OffhookError, WarmupFailed
 from shared.messages import TO_ZYGOTE, Alive, Forked, ForkRefused, Message, Reaped, WarmFailed, encode
@@ -157,8 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     control = socket.socket(fileno=options.control_fd)
     control.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A core file of a worker would hold its callers' voices and our keys.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    rlimits.take()
     began = time.monotonic()
     try:
         configured = settings.load(Process.POOL)

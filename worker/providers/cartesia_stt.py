@@ -1,34 +1,51 @@
 """Cartesia's ear: connected from the reservation on, because plans count idle STT sockets as calls.
 
-Audio that arrives while it is still connecting is kept and sent afterwards, so the caller may speak over the greeting.
+Audio that arrives while there is no connection is kept and sent afterwards, together with what the lost connection had not
+understood yet (`unheard`): the caller may speak over the greeting, and over an outage.
 
-Source: Cartesia docs, "Concurrency limits and timeouts" (a live STT socket is a concurrent request).
+Source: Cartesia docs, "Concurrency limits and timeouts" (a live STT socket is a concurrent request), "STT manual finalize".
 """
 
-from typing import Any
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Final
 
-from pipecat.frames.frames import Frame, VADUserStoppedSpeakingFrame
+from pipecat.frames.frames import Frame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.services.cartesia.stt import CartesiaSTTService
+from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
 from shared.agents import Agent
 from shared.settings import Settings
+from shared.workers import Resource
 from worker.providers.languages import base_language
+from worker.providers.line import Failed, Line, Owner
+from worker.providers.retry import Trouble
 from worker.providers.tls import websocket_options
+from worker.providers.unheard import Unheard
+
+BYTES_PER_S: Final = 16_000
+"""8 kHz, 16 bits."""
 
 
 class ParkedCartesiaSTT(CartesiaSTTService):
     """The ear."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
             api_key=settings.cartesia_api_key.get_secret_value(),
             base_url=settings.cartesia_stt_url,
             settings=CartesiaSTTService.Settings(model=settings.cartesia_stt_model, language="en"),
         )
         self._language_override = settings.cartesia_stt_language
-        self._turn_ended = False
+        self._trouble = trouble or Trouble(Resource.STT)
+        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._ask_again, self._stays))
+        self._unheard = Unheard(BYTES_PER_S)
+        self._sending = asyncio.Lock()
+        self._failure: Exception | None = None
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
         """Set up without connecting."""
@@ -39,19 +56,88 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         return bool(self.is_usable) and self._websocket is not None and self._websocket.state is State.OPEN
 
     async def open(self, agent: Agent) -> None:
-        """Connect in the language of an agent; audio is buffered until this is done."""
+        """Connect in the language of an agent, and stay connected; returns after the first attempt."""
         self._settings.language = self._language_override or base_language(agent.language)  # type: ignore[attr-defined]
-        self._turn_ended = False
-        await self._reconnect()
-        if self._turn_ended and self.warm():
-            await self._get_websocket().send("finalize")
+        await self._connect()
+        await self._line.tried.wait()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Remember a turn that ended while connecting: the base would drop its `finalize`, and the caller wait for ever."""
-        if isinstance(frame, VADUserStoppedSpeakingFrame) and self._reconnecting:
-            self._turn_ended = True
-        await super().process_frame(frame, direction)
+        """Ask for a transcript at the end of a turn, now or as soon as there is a connection."""
+        await super(CartesiaSTTService, self).process_frame(frame, direction)
+        if isinstance(frame, VADUserStartedSpeakingFrame):
+            self._unheard.speaking = True
+        elif isinstance(frame, VADUserStoppedSpeakingFrame):
+            self._unheard.end_turn()
+            self._trouble.wanted(time.monotonic())
+            await self._send()
+
+    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
+        """Send audio, now or as soon as there is a connection."""
+        self._unheard.add(audio)
+        await self._send()
+        yield None
+
+    async def push_error(self, error_msg: str, exception: Exception | None = None, **kwargs: Any) -> None:
+        """Keep what went wrong; the trouble tells of it. Pipecat would make the ear unusable for good."""
+        self._failure = exception or ConnectionError(error_msg)
+        del kwargs
+
+    async def _send(self) -> None:
+        if self._line.up:
+            await self._send_all()
+
+    async def _send_all(self) -> None:
+        async with self._sending:
+            while (piece := self._unheard.next()) is not None:
+                if not await self._line.send(piece):
+                    return
+                if isinstance(piece, str):
+                    self._line.expect()
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        self._disconnecting = False
+        if not self._receive_task:
+            self._create_keepalive_task()
+            self._receive_task = self.create_task(self._line.run(None))  # type: ignore[assignment]
 
     async def _websocket_connect(self, uri: str, **kwargs: Any) -> Any:
         # mu-law noise does not shrink: deflate costs CPU on each 20 ms and saves nothing
         return await super()._websocket_connect(uri, compression=None, **websocket_options(uri), **kwargs)
+
+    async def _dial(self) -> ClientConnection:
+        self._websocket = None
+        await self._connect_websocket()
+        made: ClientConnection | None = self._websocket
+        if made is None:
+            raise self._failure or ConnectionError("not connected")
+        return made
+
+    def _stays(self, _why: str) -> bool:
+        return not self._disconnecting
+
+    async def _ask_again(self) -> None:
+        async with self._sending:
+            self._unheard.rewind()
+        await self._send_all()
+        if not self._unheard.turns:
+            self._trouble.works(time.monotonic())
+
+    async def _hear(self, message: str | bytes) -> None:
+        said = json.loads(message)
+        kind = said.get("type")
+        if kind == "error":
+            raise Failed(str(said.get("message") or said), said.get("status_code"))
+        self._trouble.works(time.monotonic())
+        if kind == "transcript" and said.get("is_final"):
+            self._unheard.transcribed()
+        elif kind == "flush_done":
+            self._unheard.flushed()
+        if not self._unheard.asked:
+            self._line.relax()
+        elif kind == "transcript":
+            self._line.expect()
+        if not self._unheard.turns:
+            self._trouble.idle()
+        await self._process_response(said)

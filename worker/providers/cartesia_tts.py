@@ -1,43 +1,76 @@
-"""Cartesia's voice: connected while parked, never reconnecting behind the pool's back.
+"""Cartesia's voice: connected while parked, never reconnecting behind the pool's back; in a call no sentence is lost with it.
 
-A parked worker whose voice is lost can serve nobody: it says so and the pool replaces it. In a call Pipecat's own reconnect
-goes on, with one lock around it: without the lock a sentence sent while the receive loop is reconnecting goes out on a
-second connection that nobody reads, and is never heard.
+A parked worker whose voice is lost can serve nobody: it says so and the pool replaces it. In a call the connection is made
+again (`line`), and what was asked and not heard whole is asked again, from the first missing word (`spoken`), before any
+text that came meanwhile. Audio contexts stay open until their last word came: Pipecat would end one that is silent for 3 s.
 
-Source: Cartesia docs, "Concurrency limits and timeouts" (5 min without a generation; pings do not count).
+Source: Cartesia docs, "Concurrency limits and timeouts" (5 min without a generation; pings do not count), "Contexts".
 """
 
 import asyncio
+import base64
+import itertools
+import json
+import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, Final
 
-from pipecat.frames.frames import ErrorFrame, Frame
+from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
 from pipecat.services.cartesia.tts import CartesiaTTSService
+from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
 from shared.agents import Agent
+from shared.logs import get
 from shared.settings import Settings
+from shared.workers import Resource
 from worker.providers.languages import base_language
+from worker.providers.line import Failed, Line, Owner, cause_of, in_words
+from worker.providers.retry import Trouble
+from worker.providers.spoken import Timed, Utterance
 from worker.providers.tls import websocket_options
+
+log = get(__name__)
+
+KEEP_OPEN_S: Final = 1.0
+"""How often open audio contexts are kept from ending; Pipecat waits 3 s for sound."""
+
+SAMPLE_BYTES: Final = 2
+BAD_REQUEST: Final = 400
 
 
 class ParkedCartesiaTTS(CartesiaTTSService):
-    """The voice. `on_lost` is called with what happened while the worker is parked; `on_word` with each timed word."""
+    """The voice. `on_lost` is called with what happened while the worker is parked.
 
-    def __init__(self, settings: Settings, on_lost: Callable[[str], None]) -> None:
+    `on_word` is told each word whose sound came whole, `on_void` sound of a context that must not be played, from and to in
+    seconds since its beginning: a connection was lost in the middle of a word, and the word will come again.
+    """
+
+    def __init__(self, settings: Settings, on_lost: Callable[[str], None], trouble: Trouble | None = None) -> None:
         super().__init__(
             api_key=settings.cartesia_api_key.get_secret_value(),
             url=settings.cartesia_tts_url,
             settings=CartesiaTTSService.Settings(
                 model=settings.cartesia_tts_model, voice=settings.cartesia_voice_id, language="en"
             ),
+            max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
         )
         self._on_lost = on_lost
-        self._connecting = asyncio.Lock()
         self._default_voice = settings.cartesia_voice_id
+        self._trouble = trouble or Trouble(Resource.TTS)
+        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._ask_again, self._stays))
+        self._utterances: dict[str, Utterance] = {}
+        self._contexts: dict[str, str] = {}  # of names on the wire
+        self._numbers = itertools.count(1)
+        self._sending = asyncio.Lock()
+        self._keeping: asyncio.TimerHandle | None = None
+        self._dialling = False
+        self._failure: Exception | None = None
         self.serving = False
         self.last_error = ""
+        self.limited = False
         self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
+        self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
 
     def warm(self) -> bool:
         """Say whether the voice can speak now: its socket is open and nothing permanent was refused."""
@@ -51,46 +84,208 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         self._settings.voice = agent.voice or self._default_voice  # type: ignore[attr-defined]
         self._settings.language = base_language(agent.language)  # type: ignore[attr-defined]
 
+    # --- Pipecat asks -------------------------------------------------------------------------------------------------
+
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
-        """Speak; a connection that is closing is waited for, because the base would lose the sentence on it."""
-        if self._websocket is not None and self._websocket.state is State.CLOSING:
-            await self._websocket.wait_closed()
-        async for frame in super().run_tts(text, context_id):
-            yield frame
+        """Speak; while there is no connection the text waits for one."""
+        async with self._sending:
+            utterance = self._utterances.setdefault(context_id, Utterance())
+            utterance.ask(text)
+            self._trouble.wanted(time.monotonic())
+            self._keep_open()
+            if self._line.up:
+                await self._say(context_id, utterance, text)
+        await self.start_tts_usage_metrics(text)
+        yield None
+
+    async def flush_audio(self, context_id: str | None = None) -> None:
+        """Let a context end behind what was asked."""
+        name = context_id or self.get_active_audio_context_id() or ""
+        async with self._sending:
+            utterance = self._utterances.get(name)
+            if utterance is None:
+                return
+            utterance.flush()
+            if not utterance.wire and not utterance.unsaid:
+                await self._finish(name)
+            elif utterance.wire and self._line.up:
+                await self._end(utterance)
+
+    async def on_audio_context_interrupted(self, context_id: str) -> None:
+        """Forget what was still to be said: the caller does not want to hear it."""
+        await self.stop_all_metrics()
+        utterance = self._forget(context_id)
+        if utterance is not None and utterance.wire and self._line.up:
+            await self._line.send(json.dumps({"context_id": utterance.wire, "cancel": True}))
 
     async def push_error(self, error_msg: str, exception: Exception | None = None, **kwargs: Any) -> None:
-        """Keep the last error, for `/readyz`."""
-        self.last_error = error_msg
-        await super().push_error(error_msg, exception=exception, **kwargs)
+        """Keep the last error, for `/readyz`; of a connection that cannot be made this is the only sign."""
+        self._failure = exception
+        self.last_error = in_words(exception) if self._dialling and exception is not None else error_msg
+        self.limited = self._dialling and self.last_error.startswith("429")
+        if not (self._dialling and self.serving):
+            await super().push_error(error_msg, exception=exception, **kwargs)
 
-    async def add_word_timestamps(self, word_times: list[tuple[str, float]], context_id: str, **kwargs: Any) -> None:
-        """Let the play-out clock know which words the audio holds, and where."""
-        for word, start_s in word_times:
-            self.on_word(context_id, word, start_s)
-        await super().add_word_timestamps(word_times, context_id, **kwargs)
+    # --- the connection -----------------------------------------------------------------------------------------------
 
     async def _websocket_connect(self, uri: str, **kwargs: Any) -> Any:
         return await super()._websocket_connect(uri, **websocket_options(uri), **kwargs)
 
     async def _connect_websocket(self) -> None:
-        async with self._connecting:
+        self._dialling = True
+        try:
             await super()._connect_websocket()
+        finally:
+            self._dialling = False
 
-    async def _receive_messages(self) -> None:
-        while True:
-            await self._process_messages()
-            if not self.serving:
-                self._on_lost("the voice provider closed the connection")
-                await asyncio.Event().wait()  # the pool ends this process
-            await self._connect_websocket()
+    async def _dial(self) -> ClientConnection:
+        self._websocket = None
+        await self._connect_websocket()
+        made: ClientConnection | None = self._websocket
+        if made is None:
+            raise self._failure or ConnectionError(self.last_error)
+        return made
 
-    async def _report_error(self, error: ErrorFrame, *args: Any, **kwargs: Any) -> None:
-        if not self.serving:
-            self._on_lost(str(error.error))
-        await super()._report_error(error, *args, **kwargs)
-
-    async def _maybe_try_reconnect(self, error_message: str, *args: Any, **kwargs: Any) -> bool:
-        if not self.serving:
-            self._on_lost(error_message)
+    def _stays(self, why: str) -> bool:
+        if self._disconnecting:
             return False
-        return await super()._maybe_try_reconnect(error_message, *args, **kwargs)
+        if not self.serving:
+            self._on_lost(why)
+        return self.serving
+
+    async def _receive_task_handler(self, *_args: Any) -> None:
+        await self._line.run(self._websocket)
+
+    # --- words out ----------------------------------------------------------------------------------------------------
+
+    async def _say(self, context_id: str, utterance: Utterance, text: str) -> None:
+        if not utterance.wire:
+            utterance.wire = f"{context_id}-{next(self._numbers)}"
+            self._contexts[utterance.wire] = context_id
+        await self._line.send(self._build_msg(text=text, context_id=utterance.wire))
+        self._expect()
+
+    async def _end(self, utterance: Utterance) -> None:
+        await self._line.send(self._build_msg(text="", continue_transcript=False, context_id=utterance.wire))
+        self._expect()
+
+    async def _ask_again(self) -> None:
+        """Ask on a new connection for what did not come on the former one."""
+        async with self._sending:
+            self._contexts.clear()
+            for name, utterance in list(self._utterances.items()):
+                if not self.audio_context_available(name):
+                    self._forget(name)
+                    continue
+                void = utterance.lost()
+                if void is not None:
+                    self.on_void(name, void.start_s, void.end_s)
+                if utterance.flushed and not utterance.unsaid:
+                    await self._finish(name)
+                    continue
+                for text in utterance.unsaid:
+                    utterance.awaited = True
+                    await self._say(name, utterance, text)
+                if utterance.flushed:
+                    utterance.awaited = True
+                    await self._end(utterance)
+            if self._trouble.wanted_since is None:
+                self._trouble.works(time.monotonic())
+
+    # --- sound in -----------------------------------------------------------------------------------------------------
+
+    async def _hear(self, message: str | bytes) -> None:
+        said = json.loads(message)
+        kind, wire = said.get("type"), said.get("context_id") or ""
+        name = self._contexts.get(wire, "")
+        utterance = self._utterances.get(name)
+        if utterance is None:
+            if kind == "error" and not wire:
+                raise Failed(str(said), said.get("status_code"))
+            return  # of a context that was interrupted
+        utterance.awaited = utterance.flushed
+        match kind:
+            case "chunk":
+                await self._sound(name, utterance, base64.b64decode(said["data"]))
+            case "timestamps":
+                times = said["word_timestamps"]
+                ends = times.get("end") or [*times["start"][1:], float("inf")]
+                utterance.timed(times["words"], times["start"], ends)
+                await self._words(name, utterance.whole())
+            case "flush_done":
+                await self._words(name, utterance.text_done())
+            case "done":
+                await self._words(name, utterance.ended())
+                if utterance.flushed:
+                    await self._finish(name)
+            case "error":
+                await self._refused(name, utterance, said)
+            case _:
+                pass
+        self._expect()
+        self._review()
+
+    async def _sound(self, name: str, utterance: Utterance, pcm: bytes) -> None:
+        self._trouble.works(time.monotonic())
+        await self.append_to_audio_context(name, TTSAudioRawFrame(pcm, self.sample_rate, 1, context_id=name))
+        utterance.sound(len(pcm) / SAMPLE_BYTES / self.sample_rate)
+        await self._words(name, utterance.whole())
+
+    async def _words(self, name: str, words: list[Timed]) -> None:
+        """Let the play-out clock and the context know which words the sound holds, and where."""
+        for word in words:
+            self.on_word(name, word.text, word.start_s)
+        if words:
+            times = self._normalize_word_timestamps([word.text for word in words], [word.start_s for word in words])
+            characters = self._word_timestamps_include_inter_frame_spaces()
+            await self.add_word_timestamps(
+                times, name, includes_inter_frame_spaces=characters or None, pre_merge_tokens=characters
+            )
+
+    async def _refused(self, name: str, utterance: Utterance, said: dict[str, Any]) -> None:
+        error = Failed(str(said.get("message") or said.get("error") or said), said.get("status_code"))
+        if error.status != BAD_REQUEST:
+            raise error
+        utterance.refusals += 1
+        if utterance.refusals == 1:  # a context that had expired, for instance: another one may be taken
+            raise Failed(str(error))
+        log.warning("the voice cannot say this", error=str(error), cause=cause_of(error))
+        await self._finish(name)
+
+    async def _finish(self, name: str) -> None:
+        """End an audio context: everything came."""
+        self._forget(name)
+        await self.stop_ttfb_metrics()
+        if self.audio_context_available(name):
+            await self.append_to_audio_context(name, TTSStoppedFrame(context_id=name))
+            await self.remove_audio_context(name)
+
+    def _forget(self, name: str) -> Utterance | None:
+        utterance = self._utterances.pop(name, None)
+        if utterance is not None:
+            self._contexts.pop(utterance.wire, None)
+        self._review()
+        return utterance
+
+    def _review(self) -> None:
+        if not any(utterance.unsaid or utterance.flushed for utterance in self._utterances.values()):
+            self._trouble.idle()
+
+    # --- the clock ----------------------------------------------------------------------------------------------------
+
+    def _expect(self) -> None:
+        if any(utterance.awaited for utterance in self._utterances.values()):
+            self._line.expect()
+        else:
+            self._line.relax()
+
+    def _keep_open(self) -> None:
+        if self._keeping is None:
+            self._keeping = asyncio.get_running_loop().call_later(KEEP_OPEN_S, self._kept_open)
+
+    def _kept_open(self) -> None:
+        self._keeping = None
+        for name in self._utterances:
+            self._refresh_audio_context(name)
+        if self._utterances:
+            self._keep_open()

@@ -1,0 +1,22 @@
+"""Plays recordings on a stream past the pipeline: at most `BURST_S` ahead of the caller's ear, whatever their length."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from worker.call.greeting import BURST_S, Piece
+from worker.call.media import MEDIA_SUFFIX, media_prefix
+from worker.call.playout import Playout
+from worker.call.stream import Stream
+
+
+async def play(stream: Stream, stream_sid: str, playout: Playout, pieces: Iterable[Piece]) -> None:
+    """Write pieces as the play-out clock wants them, and count them there; returns when the last is written.
+
+    Behind what was written before. What the stream does not take any more is dropped.
+    """
+    prefix = media_prefix(stream_sid)
+    for piece in pieces:
+        await asyncio.sleep(max(0.0, playout.lead(time.monotonic()) - BURST_S))
+        if stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
+            playout.sent(piece.size, time.monotonic())
