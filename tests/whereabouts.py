@@ -44,6 +44,11 @@ class Whereabouts:
         given = {*self._serving.values(), *self._promised.values()}
         return [pid for worker, pid in self._pids.items() if worker not in given]
 
+    def everybody(self) -> list[int]:
+        """Give the process id of every worker that ever parked."""
+        self.look()
+        return list(self._pids.values())
+
     def _take(self, line: dict[str, Any]) -> None:
         match line:
             case {"event": "parked", "worker": worker, "pid": pid}:

@@ -127,8 +127,6 @@ ON_PARTS: dict[str, Act] = {
     "voice connections dropped": provider("cartesia", {"close_all": "tts"}),
     "ear connections dropped": provider("cartesia", {"close_all": "stt"}),
     "model fails once": provider("openai", {"fail_next": 1, "fail_status": 500}, {"fail_next": 0, "fail_status": 0}),
-    "model out of quota once": provider(
-        "openai", {"fail_next": 1, "fail_status": 429}, {"fail_next": 0, "fail_status": 0}
-    ),
+    "model busy once": provider("openai", {"fail_next": 1, "fail_status": 429}, {"fail_next": 0, "fail_status": 0}),
     "burst of calls": burst,
 }

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.pool_process import lives
@@ -20,15 +21,14 @@ from tests.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.standins.carrier_call import Call
 
-READY = 5
+READY = 4
 
 
 class Stage:
-    """Use with `with`; the logs stay in `logs` until somebody removes them."""
+    """Use with `async with`; the logs stay in `logs` until somebody removes them."""
 
     def __init__(self, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
@@ -41,17 +41,23 @@ class Stage:
         self._where: Whereabouts | None = None
         self._looking = threading.Lock()
 
-    def __enter__(self) -> Self:
-        try:
-            self.stack.start()
-        except BaseException:
-            self.stack.stop()
-            raise
+    async def __aenter__(self) -> Self:
+        await self.stack.__aenter__()
         self._where = Whereabouts(self.stack.pool)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stack.stop()
+    async def __aexit__(self, *_: object) -> None:
+        await self.run(self._let_go)
+        workers = self._where.everybody() if self._where is not None else []
+        await self.stack.__aexit__()
+        for pid in workers:
+            if _is_worker(pid):  # stopped, and its pool was killed before it found out
+                await self.hit(pid, signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        """Have everybody go on who was stopped: a stopped process cannot end in good order."""
+        if self.stack.redis.running:
+            os.kill(self.stack.redis.pid, signal.SIGCONT)
 
     # --- who is where -----------------------------------------------------------------------------------------------
 
@@ -109,6 +115,14 @@ class Stage:
     async def run(self, work: Callable[[], Any]) -> None:
         """Do something that blocks."""
         await asyncio.to_thread(work)
+
+
+def _is_worker(pid: int) -> bool:
+    """Say whether a process is a worker still: its number may be another's by now."""
+    try:
+        return b"worker.pool.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 async def _taken(call: Call) -> bool:

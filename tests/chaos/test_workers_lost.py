@@ -15,24 +15,23 @@ from tests.chaos.faults import kill_worker, stop_worker
 from tests.chaos.stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.system
 
-AT_ONCE = 4
+AT_ONCE = 3
 FAULTS = [*(Fault("kill -9", moment, kill_worker) for moment in Moment), Fault("SIGSTOP", Moment.SPEAKING, stop_worker)]
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Verdict]]:
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     """Place every call."""
-    with Stage(tmp_path_factory.mktemp("chaos")) as stage:
-        yield {str(verdict.faults[0]): verdict for verdict in asyncio.run(_all(stage))}
+    return {str(verdict.faults[0]): verdict for verdict in asyncio.run(_all(tmp_path_factory.mktemp("chaos")))}
 
 
-async def _all(stage: Stage) -> list[Verdict]:
+async def _all(logs: Path) -> list[Verdict]:
     turns = asyncio.Semaphore(AT_ONCE)
-    async with stage.stack.carrier() as carrier:
+    async with Stage(logs) as stage, stage.stack.carrier() as carrier:
 
         async def one(fault: Fault) -> Verdict:
             async with turns:
