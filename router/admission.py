@@ -43,6 +43,10 @@ class Announcement:
         return same_token and (self.call_sid, self.attempt, self.turn) == (other.call_sid, other.attempt, other.turn)
 
 
+NO_POOL: Final = "no_pool"
+"""Why a call was turned away when no pool answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
     """A call nobody can take now, which goes to the hold line; `why` is a word for the log."""
@@ -58,7 +62,7 @@ def at_webhook(answer: Reserved | NoWorker | None) -> Reserved | TurnedAway:
         case NoWorker(why=why):
             return TurnedAway(why)
         case None:
-            return TurnedAway("no_pool")
+            return TurnedAway(NO_POOL)
 
 
 def is_over(call_status: str) -> bool:

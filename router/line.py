@@ -3,9 +3,9 @@
 Fairness: with Redis, first come, first served across all routers, since a pool is told how many are to be served before
 a call and promises nothing that they need. Nobody waits for Redis who need not: how long the line is, is known from the
 last visit of anybody here, from a look every second, and from one at once when a worker becomes ready where there was
-none. So a new call can overtake only a line that began at another router within the last second. Without Redis each router
-serves its own callers in order, and places are not told. When it is back, each caller takes its place again with its
-next question.
+none. So a new call can overtake only callers who joined the line at another router within the last second. Without Redis
+each router serves its own callers in order, and places are not told. When it is back, each caller takes its place again
+with its next question.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from shared.metrics import HoldOutcome, RouterMetrics
 LOOK_S: Final = 1.0
 """Between two looks at the line: what other routers do is not told, and a look costs a quarter of a millisecond."""
 
-ANSWER_S: Final = 0.5
-"""How long Redis may take to answer; a caller hears nothing meanwhile."""
+ANSWER_S: Final = 1.0
+"""How long Redis may take to answer; those who ask meanwhile hear nothing, once."""
 
 log = logs.get(__name__)
 

@@ -154,7 +154,7 @@ class Webhook:
         now = time.time()
         visitor = Visitor(call.call_sid, place.waited(now), hold.patience_s(place, self.rules, now))
         spot = await self.line.visit(visitor)
-        if spot is None or spot.before >= self.pools.ready:
+        if spot is None or spot.before >= self.pools.ready or why == admission.NO_POOL:  # which took its 2 s already
             return _Waiting(spot, why)
         with self.line.asking(call.call_sid):
             decision = await self._reserve(call, spot.before)

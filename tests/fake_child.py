@@ -1,5 +1,8 @@
 """A worker without Pipecat, for tests of the pool: it does what a script says, and talks by text frames.
 
+A successor answers `memory` with what it was told of the call: see `_Stream.memory`. It does not resynchronise: tests of
+the pool kill between whole frames.
+
 The script is a JSON file named by `FAKE_CHILD_SCRIPT`, read anew by each load and each fork; fields as in `Script`.
 In a call it echoes text frames, except for a few words: see `_Life._answer`.
 """
@@ -37,6 +40,8 @@ from shared.messages import (
     Prepare,
     ProviderLost,
     Ready,
+    Remember,
+    Resumed,
     Retire,
     Started,
     WarmFailed,
@@ -44,6 +49,7 @@ from shared.messages import (
 from shared.settings import Settings
 from shared.workers import PARKED_RESOURCES, Resource, WorkerId
 from worker.call.stacks import open_stacks
+from worker.call.tape import Tape
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +124,7 @@ class _Life:
         self._prepared = ""
         self._customer = "nothing"
         self._eaten: list[bytes] = [self._food(self._script.eat_mb)]
+        self.journal: list[Entry] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
 
@@ -159,7 +166,9 @@ class _Life:
                 sock = socket.socket(fileno=fds[0])
                 sock.setblocking(False)
                 was, self._prepared = self._prepared, "bound"
-                self._go(_Stream(self, sock, message, was).serve())
+                self._go(_Stream(self, sock, message, was, Tape(fds[1])).serve())
+            case Remember():
+                self.journal += message.entries
             case Customer():
                 self._customer = message.outcome
             case Retire():
@@ -208,17 +217,21 @@ class _Life:
 class _Stream:
     """The caller's side: a WebSocket in state OPEN."""
 
-    def __init__(self, life: _Life, sock: socket.socket, bind: Bind, prepared: str) -> None:
+    def __init__(self, life: _Life, sock: socket.socket, bind: Bind, prepared: str, tape: Tape) -> None:
         self._life = life
         self._sock = sock
         self._bind = bind
         self._prepared = prepared or "unprepared"
+        self._tape = tape
         self._protocol = ServerProtocol(state=OPEN)
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_task(self._close_when_stored())
-        first = True
+        resumed = self._bind.resume is not None and self._bind.resume.stream_sid is not None
+        first = not resumed
+        if resumed:
+            self._life.say(Resumed(at=time.monotonic()))
         with contextlib.suppress(OSError):
             while data := await loop.sock_recv(self._sock, 65_536):
                 self._protocol.receive_data(data)
@@ -232,7 +245,7 @@ class _Stream:
                         first = False
                         self._life.say(Started(stream_sid=StreamSid("MZ1")))
                     await self._answer(content.decode())
-                    if self._prepared:
+                    if self._prepared and not resumed:
                         self._life.say(FirstMedia(at=time.monotonic()))
                         self._life.say(
                             Observed(timing="greeting_start", seconds=time.monotonic() - self._bind.accepted_at)
@@ -252,17 +265,32 @@ class _Stream:
             case ("eat", _, megabytes):
                 self._life.eat(int(megabytes))
                 await self._send("eaten")
-            case ("journal", _, said):
-                self._life.say(Entry(kind="user", text=said, at=time.time()))
-                await self._send("noted")
-            case ("prepared", _, _):
-                await self._send(self._prepared)
-            case ("agent", _, _):
-                await self._send(self._bind.agent.name)
+            case (("journal" | "tape") as where, _, said):
+                await self._send(self._note(where, said))
+            case ("memory", _, _):
+                await self._send(self.memory())
+            case (("prepared" | "agent") as what, _, _):
+                await self._send(self._prepared if what == "prepared" else self._bind.agent.name)
             case (("who" | "customer") as word, _, _):
                 await self._send(self._life.facts(word))
             case _:
                 await self._send(text)
+
+    def _note(self, where: str, said: str) -> str:
+        if where == "tape":
+            self._tape.write(said.encode())
+            return "taped"
+        self._life.say(Entry(kind="user", text=said, at=time.time()))
+        return "noted"
+
+    def memory(self) -> str:
+        """Say as JSON what this worker was told of the call: its resume (null for a new stream), journal and tape."""
+        said = {
+            "resume": self._bind.resume,
+            "journal": [entry.text for entry in self._life.journal],
+            "tape": self._tape.unheard().decode("latin-1"),
+        }
+        return msgspec.json.encode(said).decode()
 
     async def _send(self, text: str) -> None:
         self._protocol.send_text(text.encode())

@@ -125,12 +125,14 @@ class Router:
         async with asyncio.timeout(DEADLINE_S):
             return await answer
 
-    async def reserve(self, sid: CallSid, *, ttl_s: float = 30.0, attempt: int = 0) -> Reserved | NoWorker:
+    async def reserve(
+        self, sid: CallSid, *, ttl_s: float = 30.0, attempt: int = 0, behind: int = 0
+    ) -> Reserved | NoWorker:
         """Ask for a worker."""
         call = IncomingCall(
             call_sid=sid, caller="+15550001111", called="+15550002222", trace_id=TraceId("0" * 32), attempt=attempt
         )
-        answer = await self.ask(lambda request: Reserve(request=request, call=call, ttl_s=ttl_s))
+        answer = await self.ask(lambda request: Reserve(request=request, call=call, ttl_s=ttl_s, behind=behind))
         assert isinstance(answer, Reserved | NoWorker)
         return answer
 
@@ -262,6 +264,15 @@ class PoolProcess:
     async def said(self, event: str) -> dict[str, Any]:
         """Wait for a line of the log."""
         return await eventually(lambda: next((line for line in self.lines if line["event"] == event), None))
+
+    async def resumed(self, sid: CallSid, times: int = 1) -> dict[str, Any]:
+        """Wait until other workers have taken over a call this often, and give the last line of the log about it."""
+
+        def look() -> dict[str, Any] | None:
+            lines = [each for each in self.lines if each["event"] == "call resumed" and each["call_sid"] == sid]
+            return lines[times - 1] if len(lines) >= times else None
+
+        return await eventually(look)
 
     async def stop(self) -> int:
         """Send SIGTERM and wait for the end."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -23,8 +23,14 @@ from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
 from worker.prefetcher_report import read
 
+if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIRequestHandler
+
 STOP_S: Final = 4.0
 """What a child gets beyond `PREFETCH_TIMEOUT` and its own second before it is killed."""
+
+PATIENCE_S: Final = 30.0
+"""How long a client of the open port may say nothing: it has a thread of ours meanwhile."""
 
 HEALTHY_S: Final = 30.0
 """A child that lived this long is replaced at once; one that dies sooner, after a growing pause."""
@@ -125,6 +131,8 @@ def expose(conf: Settings, made: CollectorRegistry) -> int:
         host, port = conf.pool_metrics_host, conf.prefetch_metrics_port
         name = "POOL_METRICS_HOST" if blames_host(error) else "PREFETCH_METRICS_PORT"
         raise SettingsError(f"{name}: {host}:{port}: {system_words(error)}") from error
+    # The library's own class: nobody else in this process uses it.
+    cast("type[WSGIRequestHandler]", server.RequestHandlerClass).timeout = PATIENCE_S
     return int(server.server_port)
 
 

@@ -80,6 +80,8 @@ def _remarks(results: Results) -> list[str]:
     remarks = [f"{len(calls)} calls; the carrier itself sent {late} of their frames more than 20 ms late."]
     if silent:
         remarks.append(f"{silent} calls brought no media at all.")
+    failures = [*results.killed.failures, *results.stalled.failures]
+    remarks += [f"A call with killed workers failed: {why}" for why in failures[:5]]
     return [*remarks, *results.left_out]
 
 

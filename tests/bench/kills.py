@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.stack import Stack
     from tests.standins.carrier import Carrier
     from tests.standins.carrier_call import Call
+    from tests.standins.modem import HeardWord
 
 KILLS_A_CALL: Final = 3
 ANSWER_S: Final = 30.0
@@ -108,16 +109,14 @@ async def _call(
     try:
         await call.until(lambda: bool(call.streams and call.streams[0].media))
         if plan[0][0] is not Moment.GREETING:
-            await _quiet(call)
+            await quiet(call)
         else:
             await _hit(call, where, plan.pop(0), result, number)
-            await _quiet(call)
-        await _answered(call, "remember", "said:")
+            await quiet(call)
+        await answered(call, "remember", "said:")
         for step in plan:
             await _hit(call, where, step, result, number)
-        answer = await _answered(call, "recall", "colour")
-        print(plan, answer)
-        result.remembered += SECRET in answer
+        result.remembered += SECRET in await answered(call, "recall", "colour")
         await call.hangup()
         record = await call.ended()
         result.streams_kept += len(record.streams) == 1 and record.stream.closed_by != "server"
@@ -139,28 +138,28 @@ async def _hit(
             return
         case Moment.LISTENING:
             await _strike(call, where, result, number)
-            await _answered(call, "book", "appointment")
+            await answered(call, "book", "appointment")
             return
         case Moment.HEARING:
-            ulaw = _recording("book")
+            ulaw = recording("book")
             cut = int(len(ulaw) * (0.2 + 0.6 * share)) // 160 * 160
             await call.say(ulaw[:cut])
             await _strike(call, where, result, number)
             await call.say(ulaw[cut:])
         case Moment.THINKING:
-            await call.say(_recording("book"))
+            await call.say(recording("book"))
             await asyncio.sleep(0.9 + 0.2 * share)
             await _strike(call, where, result, number)
         case Moment.SPEAKING:
-            await call.say(_recording("book"))
+            await call.say(recording("book"))
             await call.hears(lambda line: len(line.words()) > heard, ANSWER_S)
             await asyncio.sleep(1.5 * share)
             await _struck_speaking(call, where, result, number)
     result.owed += 1
     line = await call.hears(
-        lambda line: "Friday." in _since(line.words(), heard) and not line.playing and line.quiet_s > QUIET_S, ANSWER_S
+        lambda line: "Friday." in since(line.words(), heard) and not line.playing and line.quiet_s > QUIET_S, ANSWER_S
     )
-    result.answered += "Friday." in _since(line.words(), heard)
+    result.answered += "Friday." in since(line.words(), heard)
 
 
 async def _struck_speaking(call: Call, where: Whereabouts, result: Hits, number: signal.Signals) -> None:
@@ -192,23 +191,26 @@ async def _strike(call: Call, where: Whereabouts, result: Hits, number: signal.S
     return at
 
 
-async def _answered(call: Call, name: str, expected: str) -> str:
+async def answered(call: Call, name: str, expected: str) -> str:
     """Say a recording and wait until the answer was heard to its end; gives its words."""
     heard = len(call.heard.words())
-    await call.say(_recording(name))
+    await call.say(recording(name))
     line = await call.hears(
-        lambda line: expected in _since(line.words(), heard) and not line.playing and line.quiet_s > QUIET_S, ANSWER_S
+        lambda line: expected in since(line.words(), heard) and not line.playing and line.quiet_s > QUIET_S, ANSWER_S
     )
-    return _since(line.words(), heard)
+    return since(line.words(), heard)
 
 
-async def _quiet(call: Call) -> None:
+async def quiet(call: Call) -> None:
+    """Wait until the agent has said everything."""
     await call.hears(lambda line: not line.playing and line.quiet_s > QUIET_S, ANSWER_S)
 
 
-def _since(words: list, heard: int) -> str:  # type: ignore[type-arg]
+def since(words: list[HeardWord], heard: int) -> str:
+    """Give the words heard after the first `heard`."""
     return " ".join(word.text for word in words[heard:])
 
 
-def _recording(name: str) -> bytes:
+def recording(name: str) -> bytes:
+    """Give what a caller says: 8 kHz mono mu-law."""
     return (LEXICON / f"{name}.ulaw").read_bytes()

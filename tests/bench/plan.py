@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, memory
+from tests.bench import calls, kills, memory, outages
 from tests.bench.histogram import edges
+from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
 from tests.stack import Plan, Stack
 
 if TYPE_CHECKING:
@@ -18,13 +19,8 @@ if TYPE_CHECKING:
     from tests.bench.memory import Memory
     from tests.bench.options import Extent
 
-CONNECT_MS: Final = 150
-TTS_FIRST_BYTE_MS: Final = 90
-LLM_FIRST_TOKEN_MS: Final = 300
-STT_FINAL_MS: Final = 100
-"""Not given by the targets: finalize to final transcript, as the vendor's own figures have it."""
-
 LOOKUP_MS: Final = 500
+SEED: Final = 20_261
 SLOW_ROUND_S: Final = 45.0
 """What a round of calls at once may need with refilling; one that would not fit into the budget is left out."""
 
@@ -46,6 +42,11 @@ class Results:
     router_webhook_edges: list[float] = field(default_factory=list)  # with calls at once
     few: Memory | None = None
     many: Memory | None = None
+    killed: kills.Hits = field(default_factory=kills.Hits)
+    stalled: kills.Hits = field(default_factory=kills.Hits)
+    router: outages.Restart = field(default_factory=outages.Restart)
+    redis: outages.Restart = field(default_factory=outages.Restart)
+    burst: outages.Burst = field(default_factory=outages.Burst)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -64,7 +65,25 @@ async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
     say(f"starting with {extent.ready} ready workers")
     async with Stack(_plan(extent.ready, extent.at_once)) as stack:
         await _crowd(stack, extent, results, say, ends)
+        say(f"{extent.burst} calls in one moment on {extent.ready} ready workers")
+        results.burst = await outages.burst(stack, extent.burst, extent.restart_calls)
+    say(f"starting with {extent.few_ready} ready workers, for faults")
+    async with Stack(_plan(extent.few_ready, 4)) as stack:
+        await _faults(stack, extent, results, say)
     return results
+
+
+async def _faults(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None]) -> None:
+    say(f"{extent.kills} workers killed in calls, {extent.kills_at_once} calls at a time (seed {SEED})")
+    results.killed = await kills.kill_many(stack, extent.kills, extent.kills_at_once, SEED)
+    say(f"{extent.stalls} workers stopped while they speak")
+    results.stalled = await kills.stall_many(stack, extent.stalls)
+    say(f"the router killed and started again with {extent.restart_calls} calls up")
+    results.router = await outages.router_restart(stack, extent.restart_calls)
+    say(
+        f"Redis stopped and started again with {extent.restart_calls} calls up, {extent.restart_webhooks} others calling"
+    )
+    results.redis = await outages.redis_restart(stack, extent.restart_calls, extent.restart_webhooks)
 
 
 async def _crowd(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None], ends: float) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tests.bench.figures import Figure, Target
+from tests.bench.options import LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from tests.bench.measure import Measured
+    from tests.bench.outages import Restart
     from tests.bench.plan import Results
 
 P50, P99, WORST = 0.5, 0.99, 1.0
@@ -25,6 +27,8 @@ def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure
     return [
         *_one_after_another(results),
         *_crowd(results, f"{at_once} at once, {ready} ready workers"),
+        *_faults(results),
+        *_overload(results, ready),
         *_workers(results, ready, few),
     ]
 
@@ -78,6 +82,58 @@ def _crowd(results: Results, group: str) -> list[Figure]:
         _of(group, "reservation → customer in context (500 ms lookup)", knowing, _timing("context_injection_s")),
         _plain(group, "reply heard, all asking within 3.5 s", [one.reply_s for one, _ in results.knowing]),
     ]
+
+
+def _faults(results: Results) -> list[Figure]:
+    group = "faults, from the caller's side"
+    killed, stalled = results.killed, results.stalled
+    own_words = 1.5 + (LLM_FIRST_TOKEN_MS + TTS_FIRST_BYTE_MS) / 1000
+    return [
+        _share(group, "kill -9: calls whose stream stayed open", killed.streams_kept, killed.calls, f"{killed.hits} kills"),
+        _share(group, "kill -9: calls that remembered what was said before", killed.remembered, killed.calls),
+        _share(group, "kill -9: answers owed that were given, whole", killed.answered, killed.owed),
+        Figure(group, "kill -9 while speaking → bridging words read", tuple(killed.bridging_s), (Target(P99, 0.25),)),
+        Figure(
+            group, "kill -9 while speaking → the agent's own words heard", tuple(killed.own_words_s),
+            (Target(P99, own_words),),
+        ),
+        Figure(group, "stopped while speaking → bridging words read", tuple(stalled.bridging_s), (Target(WORST, 2.5),)),
+        _share(group, "stopped: calls whose stream stayed open", stalled.streams_kept, stalled.calls),
+        *_restart(group, "router killed and started again", results.router),
+        *_restart(group, "Redis stopped and started again, empty", results.redis),
+        _share(
+            group, "  webhooks answered meanwhile", len(results.redis.webhooks_s),
+            len(results.redis.webhooks_s) + results.redis.webhooks_failed,
+        ),
+        Figure(group, "  webhook sent → TwiML read meanwhile", tuple(results.redis.webhooks_s), (Target(P99, 0.125),)),
+    ]  # fmt: skip
+
+
+def _restart(group: str, what: str, restart: Restart) -> list[Figure]:
+    return [
+        _share(group, f"{what}: calls that went on", restart.kept, restart.calls),
+        Figure(
+            group, "  gaps in what the agents said (sum for each call)", tuple(restart.gaps_s), (Target(WORST, 0.0),)
+        ),
+        Figure(group, "  holes in what the agents heard", (restart.frames_lost,), (Target(WORST, 0.0),), unit=""),
+        *([Figure(group, "  killed → the next call served", (restart.back_s,))] if restart.back_s else []),
+    ]
+
+
+def _overload(results: Results, ready: int) -> list[Figure]:
+    burst = results.burst
+    group = f"{burst.calls} calls in one moment, {ready} ready workers"
+    return [
+        _share(group, "served, or told why not", burst.served + burst.turned_away, burst.calls,
+               f"{burst.served} served, {burst.held} of them held before, {burst.turned_away} turned away"),
+        Figure(group, "upgrade accepted → first media, served at once", tuple(burst.first_s), (Target(P99, 0.1),)),
+        Figure(group, "gaps in what other agents said meanwhile", tuple(burst.live_gaps_s)),
+    ]  # fmt: skip
+
+
+def _share(group: str, name: str, count: int, of: int, note: str = "") -> Figure:
+    share = (count / of,) if of else ()
+    return Figure(group, name, share, (Target(P50, 1.0, least=True),), unit="%", note=note or f"{count} of {of}")
 
 
 def _workers(results: Results, ready: int, few: int) -> list[Figure]:

@@ -23,6 +23,7 @@ ENVIRONMENT_ROOMS = {
 REDIS_ROOMS = {"shared/redis_door.py"}
 LABELS = {
     "state", "worker", "resource", "stage", "end_reason", "oddity", "reason", "result", "route", "outcome", "le", "limit",
+    "provider", "cause",
 }  # fmt: skip
 """Closed sets all: `worker` is a slot number. A call or a phone number is never one."""
 

@@ -17,7 +17,7 @@ from shared.calls import CallSid
 from shared.errors import ReadinessUnavailable
 from shared.holdline import MOST_WAITING, SharedHoldLine, Standing, Visitor, Word
 from shared.metrics import RouterMetrics
-from tests.router.harness import soon, until
+from tests.router.harness import DEADLINE_S, soon, until
 
 A, B, C = CallSid("a"), CallSid("b"), CallSid("c")
 
@@ -63,6 +63,12 @@ class Desk:
     def waiting(self) -> float:
         """The gauge."""
         return self.registry.get_sample_value("offhook_hold_waiting") or 0.0
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not a Redis that hangs."""
+    monkeypatch.setattr(module, "ANSWER_S", DEADLINE_S)
 
 
 @pytest.fixture
@@ -199,9 +205,12 @@ async def test_a_caller_that_was_never_held_leaves_no_trace(desk: Desk) -> None:
 
 async def test_a_caller_who_comes_back_is_not_let_out_by_an_earlier_word(desk: Desk) -> None:
     await desk.line.visit(visitor(A))
+    desk.redis.away = True
+    await desk.line.visit(visitor(A))
     desk.line.served(A)
     await desk.line.visit(visitor(A))
-    await desk.line.visit(visitor(B))
+    desk.redis.away = False
+    await desk.line._ask(None)
     assert A not in desk.redis.told
 
 
@@ -285,8 +294,8 @@ async def play(url: str, steps: list[tuple[str, int, int]], most: int) -> Town:
         town.ready = max(town.ready, 1)
         for router in town.routers:
             await router._ask(None)
-        for number, sid in enumerate(reversed(town.waiting)):
-            await town.ask(town.routers[number % 2], sid)
+        asked = [await town.ask(town.routers[number % 2], sid) for number, sid in enumerate(reversed(town.waiting))]
+        assert any(asked), "the line moves"
     for client in clients:
         await client.aclose()
     return town

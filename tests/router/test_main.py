@@ -128,7 +128,7 @@ async def test_a_call_being_answered_when_it_is_told_to_end_is_answered(folder: 
         while not pool.reserved:
             await soon(pool.heard.get())
         process.terminate()
-        assert b"<Hangup />" in await answering
+        assert b"<Redirect" in await answering
         assert await soon(process.wait()) == 0
 
 

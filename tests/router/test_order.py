@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import order
 from router.order import Order
+from shared import holdline
 from shared.calls import CallSid
 from shared.holdline import Visitor
 
@@ -52,7 +52,7 @@ def test_who_stops_asking_is_overdue_and_who_leaves_says_how_long_it_was_here() 
 
 def test_a_full_line_takes_nobody_new() -> None:
     line = Order()
-    for number in range(order.MOST_WAITING):
+    for number in range(holdline.MOST_WAITING):
         line.join(visitor(CallSid(str(number))), 100.0)
     line.join(visitor(A), 100.0)
     assert line.before(A, set()) is None

@@ -139,6 +139,16 @@ async def test_when_no_pool_has_a_worker_only_one_counts_the_cold_start(folder: 
         assert len(first.refused) + len(second.refused) == 1
 
 
+async def test_who_comes_before_a_call_may_have_the_workers_of_another_pool(folder: Path) -> None:
+    one, two = FakePool(folder, name="p1", ready=1), FakePool(folder, name="p2", ready=2)
+    async with one.serving(), two.serving(), connected(folder) as known:
+        assert known.ready == 3
+        assert isinstance(await known.reserve(CALL, 30.0, behind=3), NoWorker)
+        assert len(one.refused) + len(two.refused) == 1, "only one counts the cold start"
+        assert isinstance(await known.reserve(CALL, 30.0, behind=2), Reserved)
+        assert [question.behind for question in two.reserved] == [1], "the other one has a worker for the first"
+
+
 async def test_a_pool_lost_while_it_is_asked_leaves_the_call_to_the_next(folder: Path) -> None:
     dying, other = FakePool(folder, name="dying", ready=9, silent=True), FakePool(folder, name="other")
     async with dying.serving(), other.serving(), connected(folder) as known:

@@ -102,6 +102,17 @@ async def test_a_caller_that_is_being_given_a_worker_is_in_nobodys_way(line: Sha
     assert await ask(line, C) == 2
 
 
+async def test_a_new_caller_is_the_last_also_when_the_clock_was_set_back(line: SharedHoldLine, redis_url: str) -> None:
+    later = 4_000_000_000_000_001  # us, in the next century: all 16 digits count
+    client = redis_door.commands(redis_url)
+    await client.zadd(keys.HOLD_LINE, {A: later})
+    await client.zadd(keys.HOLD_DUE, {A: later})
+    assert await ask(line, C) == 1
+    assert await ask(line, B) == 2
+    assert [await client.zscore(keys.HOLD_LINE, sid) for sid in (C, B)] == [later + 1, later + 2]
+    await client.aclose()
+
+
 async def test_a_full_line_takes_nobody_new_and_everybody_who_was_in_it(
     line: SharedHoldLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

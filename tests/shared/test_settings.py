@@ -65,6 +65,7 @@ def test_the_stable_defaults_are_those_of_the_design() -> None:
     assert (settings.pool_ready, settings.prefetch_workers) == (4, 4)
     assert (settings.ticket_ttl, settings.prefetch_timeout, settings.drain_timeout) == (30.0, 2.0, 3600.0)
     assert (settings.start_timeout, settings.silence_timeout) == (5.0, 10.0)
+    assert (settings.hold_max, settings.overflow_number) == (60.0, "")
     assert settings.twilio_validate_signatures
 
 

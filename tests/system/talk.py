@@ -37,7 +37,12 @@ async def greeted(call: Call) -> None:
 def worker_of(stack: Stack, call_sid: str) -> int:
     """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
     lines = stack.pool.lines()
-    worker = next(
-        (line["worker"] for line in lines if line.get("event") == "bound" and line["call_sid"] == call_sid), ""
-    )
-    return next((int(line["pid"]) for line in lines if line.get("event") == "parked" and line["worker"] == worker), 0)
+    serves = [
+        line["worker"]
+        for line in lines
+        if line.get("event") in {"bound", "call resumed"}
+        and line.get("process") == "pool"
+        and line["call_sid"] == call_sid
+    ]
+    pids = {line["worker"]: int(line["pid"]) for line in lines if line.get("event") == "parked"}
+    return pids[serves[-1]] if serves else 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
+from shared import keys
 from shared.agents import Agent
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
 from shared.messages import Entry
@@ -9,8 +13,16 @@ from shared.readiness import PoolRecord
 from shared.ticket import Ticket
 from shared.workers import PoolId, WorkerId
 from tests.fakes import FakeReadiness, FakeRecords
+from worker.pool import copies as module
 from worker.pool.book import Call
 from worker.pool.copies import LATE_ENDS, Copies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pytest
+
+DEADLINE_S = 30.0
 
 POOL = PoolRecord(pool=PoolId("p1"), boot="b1", ready=1, socket="p1.sock")
 SAID = Entry(kind="user", text="Hello.", at=1.0)
@@ -68,3 +80,33 @@ async def test_a_call_that_said_nothing_leaves_nothing_to_delete() -> None:
     copies.over(call)  # before anything was written
     await copies.withdraw()
     assert await records.journal_of(call.sid) == []
+
+
+class WatchedRecords(FakeRecords):
+    """Records that tell of each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrote = asyncio.Event()
+
+    async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
+        """Write, and tell."""
+        whole = await super().write_journal(call_sid, at, entries)
+        self.wrote.set()
+        return whole
+
+
+async def test_the_copy_of_a_call_in_which_nothing_is_said_does_not_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    records, call = WatchedRecords(), a_call()
+    copies = made(records, FakeReadiness())
+    copies.append(call)
+    running = asyncio.create_task(copies.run())
+    for _ in range(3):
+        async with asyncio.timeout(DEADLINE_S):
+            await records.wrote.wait()
+        records.clock.advance(keys.JOURNAL_TTL_S * 2 / 3)
+        records.wrote.clear()
+    assert await records.journal_of(call.sid) == [SAID]
+    running.cancel()
+    await asyncio.wait([running])

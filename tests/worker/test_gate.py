@@ -112,7 +112,7 @@ def test_whether_the_completion_spoke_is_known_from_its_first_token_on() -> None
 def gate(timeout_s: float = LONG_S, reports: Reports | None = None) -> tuple[FirstAnswerGate, asyncio.Queue[str]]:
     """Make a gate, and the journal it writes to."""
     journal: asyncio.Queue[str] = asyncio.Queue()
-    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait), journal
+    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait, lambda _speaking: None), journal
 
 
 async def read(journal: asyncio.Queue[str]) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from websockets.client import ClientProtocol
-from websockets.frames import Close, Frame, Opcode
+from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.uri import parse_uri
 
 from shared.agents import Agent
-from shared.calls import CallEvent, CallSid, CallState, EndReason, IncomingCall, TraceId
+from shared.calls import CallEvent, CallSid, IncomingCall, TraceId
 from shared.ticket import Ticket
 from shared.workers import PoolId, WorkerId
 from tests.pool_process import DEADLINE_S, descriptors, eventually
@@ -47,11 +47,8 @@ async def book() -> Book:
 
 
 @pytest.fixture
-async def keeper(book: Book) -> Keeper:
-    def ended(call: Call, reason: EndReason) -> None:
-        book.end(call, reason, 0.0)
-
-    return Keeper(book, ended)
+async def keeper() -> Keeper:
+    return Keeper()
 
 
 def _call(book: Book) -> Call:
@@ -128,16 +125,14 @@ async def test_a_caller_who_is_gone_does_not_get_an_answer(pair: tuple[socket.so
     keeper.leave()
 
 
-async def test_a_lost_worker_ends_the_call_and_closes_the_stream_with_1011(
+async def test_a_stream_that_no_worker_serves_is_closed_with_a_code_and_without_a_reset(
     pair: tuple[socket.socket, int], keeper: Keeper, book: Book
 ) -> None:
     caller, fd = pair
     call = _call(book)
     keeper.keep(call, adopt(fd))
     caller.sendall(b"unread frames" * 100)  # must not turn the farewell into a reset
-    keeper.worker_lost(call)
-    assert call.state is CallState.ENDED
-    assert call.reason is EndReason.WORKER_LOST
+    keeper.close(call, CloseCode.INTERNAL_ERROR)
     assert call.stream is None
     frame = await asyncio.to_thread(_read_all, caller)
     assert frame == Frame(Opcode.CLOSE, Close(1011, "").serialize()).serialize(mask=False)

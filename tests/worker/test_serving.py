@@ -17,7 +17,7 @@ from websockets.frames import CloseCode, Opcode
 from shared.agents import Agent
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
 from shared.clips import Clip
-from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Message, Observed
+from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Message, Observed, Resume
 from shared.messages import Started as StreamStarted
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
@@ -25,11 +25,14 @@ from tests.pool_process import eventually
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from tests.worker.line import DEADLINE_S, Peer, connected, masked
 from worker.call.greeting import Recording, record
-from worker.call.media import mark_message
+from worker.call.media import clear_message, mark_message
+from worker.call.memory import Memory
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import RATE, Playout
+from worker.call.scribe import Scribe
 from worker.call.serving import Serving
 from worker.call.stream import Stream
+from worker.call.tape import Tape
 
 CALL = IncomingCall(
     call_sid=CallSid("CA01"), caller="+5511999990000", called="+551140000000", trace_id=TraceId("f" * 32)
@@ -63,9 +66,19 @@ class FakeOutput:
     def mark(self, text: str) -> str:
         """Send a mark."""
         name = self.playout.mark(text)
+        self.send_mark(name)
+        return name
+
+    def send_mark(self, name: str) -> None:
+        """Send a mark that has its name."""
         if self._stream is not None:
             self._stream.send(mark_message(self._sid, name))
-        return name
+
+    def take_back(self) -> None:
+        """Have the carrier drop what it has not played."""
+        if self._stream is not None:
+            self._stream.send(clear_message(self._sid))
+        self.playout.clear(time.monotonic())
 
     async def announce_direct_speech(self, *, speaking: bool) -> None:
         """Remember it."""
@@ -105,6 +118,16 @@ class FakePipeline:
         self.waits_for_caller = True
         self.gate_closed = False
         self.hushed = 0
+        self.recalled: Memory | None = None
+        self.asked: list[str] = []
+        self.did = asyncio.Event()
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        """Wait until something was asked of it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not true():
+                self.did.clear()
+                await self.did.wait()
 
     def close_gate(self) -> None:
         """Take no more questions."""
@@ -125,6 +148,17 @@ class FakePipeline:
     async def speak(self, text: str) -> None:
         """Say it with the voice."""
         self.spoken.append(text)
+        self.did.set()
+
+    async def recall(self, memory: Memory) -> None:
+        """Remember what was remembered."""
+        self.recalled = memory
+        self.did.set()
+
+    async def answer(self, note: str = "") -> None:
+        """Remember why an answer was asked for."""
+        self.asked.append(note)
+        self.did.set()
 
 
 @dataclass
@@ -203,12 +237,26 @@ class Call:
                 await self.pipeline.input.more.wait()
 
 
+@dataclass(frozen=True)
+class After:
+    """What a predecessor left; by default there was none."""
+
+    resume: Resume | None = None
+    memory: Memory = field(default_factory=Memory)
+    tape: Tape | None = None
+
+
 @asynccontextmanager
 async def call(
-    *, agent: Agent | None = None, recordings: dict[str, Recording] | None = None, confirm: bool = True, **settings: Any
+    *,
+    agent: Agent | None = None,
+    recordings: dict[str, Recording] | None = None,
+    confirm: bool = True,
+    after: After | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Call]:
     """Bind a call. `confirm` is whether the pool answers that the end reason is stored."""
-    chosen = agent or Agent()
+    chosen, former = agent or Agent(), after or After()
     pipeline = FakePipeline()
     told: list[Message] = []
     news = asyncio.Event()
@@ -220,11 +268,13 @@ async def call(
             serving.end_stored.set()
 
     clips = {"greeting": recording("greeting", 2)} if recordings is None else recordings
-    serving = Serving(Settings(_env_file=None, **settings), clips, cast("AgentPipeline", pipeline), tell)
+    made_settings = Settings(_env_file=None, **settings)
+    serving = Serving(made_settings, clips, cast("AgentPipeline", pipeline), tell, Scribe(tell))
     ours, theirs = connected()
     accepted_at = time.monotonic()
     serving.use(chosen)
-    await serving.bind(Bind(call=CALL, agent=chosen, accepted_at=accepted_at, reserved_at=accepted_at), ours)
+    bound = Bind(call=CALL, agent=chosen, accepted_at=accepted_at, reserved_at=accepted_at, resume=former.resume)
+    await serving.bind(bound, ours, former.tape, former.memory)
     peer = Peer(theirs)
     made = Call(serving, pipeline, peer, told, news, chosen, accepted_at)
     try:
@@ -278,7 +328,9 @@ async def test_the_greeting_is_in_the_context_and_in_the_journal_and_the_pipelin
         await made.start()
         await made.receive("mark")
         assert made.pipeline.context == [HELLO]
-        assert [(each.kind, each.text) for each in made.all(Entry)] == [("agent", HELLO)]
+        assert [(each.kind, each.text, each.key) for each in made.all(Entry)] == [
+            ("greeting", HELLO, "0:1"), ("spoken", "", "0"),
+        ]  # fmt: skip
         assert made.pipeline.output.announced == [True]
 
 
@@ -329,8 +381,7 @@ async def test_an_agent_gets_the_clip_that_is_its_own(agent: Agent, expected: st
 async def test_without_a_clip_the_voice_greets_and_that_is_no_reply_yet() -> None:
     async with call(agent=Agent(greeting="Good morning."), greeting_audio_enabled=False) as made:
         await made.start()
-        await made.until_told(StreamStarted)
-        await asyncio.sleep(0)
+        await made.pipeline.until(lambda: made.pipeline.spoken)
         assert made.pipeline.spoken == ["Good morning."]
         assert made.all(FirstMedia) == []
         made.serving.replied(time.monotonic())
@@ -352,7 +403,7 @@ async def test_with_no_greeting_at_all_the_first_answer_is_a_reply_and_the_first
 async def test_with_recordings_switched_off_the_voice_says_what_the_clip_says() -> None:
     async with call(greeting_audio_enabled=False) as made:
         await made.start()
-        await made.until_told(StreamStarted)
+        await made.pipeline.until(lambda: made.pipeline.spoken)
         assert made.pipeline.spoken == [HELLO]
 
 
@@ -385,8 +436,8 @@ async def test_the_greetings_mark_proves_it_heard_and_ends_it() -> None:
         await made.start()
         name = (await made.receive("mark"))["mark"]["name"]
         await made.echo(name)
-        entries = await made.until_told(Entry, 2)
-        assert (entries[1].kind, entries[1].text) == ("heard", HELLO)
+        entries = await made.until_told(Entry, 3)
+        assert (entries[2].kind, entries[2].text, entries[2].key) == ("heard", HELLO, name)
         await asyncio.sleep(0)
         assert made.pipeline.output.announced == [True, False]
         made.pipeline.output.interrupt()
@@ -416,7 +467,7 @@ async def test_a_mark_that_comes_back_after_the_interruption_proves_nothing() ->
         await made.echo(name)
         await made.media()
         await made.hear(160)
-        assert [each.kind for each in made.all(Entry)] == ["agent"]
+        assert [each.kind for each in made.all(Entry)] == ["greeting", "spoken", "interrupted"]
         made.serving.flush_oddities()
         assert made.all(Counted) == []
 
@@ -424,14 +475,14 @@ async def test_a_mark_that_comes_back_after_the_interruption_proves_nothing() ->
 async def test_an_interruption_stops_what_was_not_sent_yet_of_a_long_greeting() -> None:
     async with call(recordings={"greeting": recording("greeting", 30)}) as made:
         await made.start()
-        await made.until_told(Entry)
-        await asyncio.sleep(0)
+        await made.until_told(FirstMedia)
+        rest = made.serving._direct._rest
+        assert rest is not None
         made.pipeline.output.interrupt()
-        await asyncio.sleep(0)
-        sent = made.pipeline.output.playout.sent_bytes
-        assert 5 * RATE <= sent < 6 * RATE
-        assert made.serving._greeting_task is not None
-        assert made.serving._greeting_task.cancelled()
+        with contextlib.suppress(asyncio.CancelledError):
+            await rest
+        assert rest.cancelled()
+        assert 5 * RATE <= made.pipeline.output.playout.sent_bytes < 6 * RATE
 
 
 async def test_marks_of_sentences_are_journaled_as_heard() -> None:
@@ -440,8 +491,8 @@ async def test_marks_of_sentences_are_journaled_as_heard() -> None:
         await made.receive("mark")
         names = [made.pipeline.output.mark(text) for text in ("First.", "Second.")]
         await made.echo(names[1])
-        entries = await made.until_told(Entry, 2)
-        assert entries[1].text == f"{HELLO} First. Second."
+        entries = await made.until_told(Entry, 3)
+        assert (entries[2].kind, entries[2].text) == ("heard", f"{HELLO} First. Second.")
 
 
 async def test_oddities_are_counted_and_told_only_when_flushed() -> None:
@@ -587,7 +638,7 @@ async def test_a_caller_who_gives_a_sign_is_asked_again_the_next_time(by: str) -
         await made.until_told(StreamStarted)
         await asked(made)
         if by == "words":
-            made.serving.caller_spoke()
+            made.serving.caller_spoke("words")
         else:
             await made.send("dtmf", dtmf={"digit": "5"})
             await made.media()
@@ -602,7 +653,7 @@ async def test_nobody_is_asked_while_the_agent_thinks_or_the_caller_talks() -> N
         await made.until_told(StreamStarted)
         made.pipeline.waits_for_caller = False
         made.pipeline.on_idle()
-        await made.serving._giving_up  # type: ignore[misc] # the wait that was just begun
+        await made.serving._patience._giving_up  # type: ignore[misc] # the wait that was just begun
         made.pipeline.waits_for_caller = True
         await asked(made)
         assert len(made.pipeline.spoken) == 1
@@ -629,7 +680,7 @@ async def test_a_caller_who_speaks_into_the_goodbye_of_silence_stays() -> None:
         await made.receive("mark")
         made.pipeline.output.interrupt()
         with contextlib.suppress(asyncio.CancelledError):
-            await made.serving._giving_up  # type: ignore[misc] # it was given up
+            await made.serving._patience._giving_up  # type: ignore[misc] # it was given up
         assert made.serving.reason is None
         await made.media()
         await made.hear(160)
@@ -726,7 +777,7 @@ async def test_the_stream_stays_open_until_the_end_reason_is_stored() -> None:
 
 
 async def test_a_pool_that_does_not_confirm_does_not_keep_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 0.02)
+    monkeypatch.setattr("worker.call.ending.USUAL_WAIT_S", 0.02)
     async with call(confirm=False) as made:
         made.serving.end(EndReason.AGENT_HANGUP)
         assert (await made.peer.frames(1))[0].opcode is Opcode.CLOSE
@@ -819,7 +870,6 @@ async def test_a_call_that_we_end_hears_the_agent_out_and_then_the_goodbye() -> 
         await asyncio.sleep(0)
         assert made.pipeline.output.playout._count == 1  # the goodbye waits for the agent
         made.pipeline.quiet.set()
-        await made.receive("mark")
         name = (await made.receive("mark"))["mark"]["name"]
         sound = [each for each in made.messages if each["event"] == "media"]
         assert sum(len(base64.b64decode(each["media"]["payload"])) for each in sound) == 0.5 * RATE
@@ -838,11 +888,11 @@ async def test_a_call_that_has_not_started_is_ended_without_a_word() -> None:
 
 
 async def test_an_orphaned_call_keeps_its_stream_until_its_end_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 0.0)
+    monkeypatch.setattr("worker.call.ending.USUAL_WAIT_S", 0.0)
     async with call(confirm=False) as made:
         await made.start()
         await made.receive("mark")
-        made.serving.wait_for_end_stored(DEADLINE_S)
+        made.serving.end_stored.allow(DEADLINE_S)
         made.serving.end(EndReason.AGENT_HANGUP)
         await made.until_told(Ending)
         await made.media()
@@ -857,12 +907,12 @@ async def test_the_wait_for_the_end_to_be_stored_can_be_changed_while_it_lasts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when the pool is lost after it was told, and before it answered."""
-    monkeypatch.setattr("worker.call.serving.END_STORED_WAIT_S", 3600.0)
+    monkeypatch.setattr("worker.call.ending.USUAL_WAIT_S", 3600.0)
     async with call(confirm=False) as made:
         await made.start()
         await made.receive("mark")
         made.serving.end(EndReason.AGENT_HANGUP)
         await made.until_told(Ending)
-        made.serving.wait_for_end_stored(0.0)
+        made.serving.end_stored.allow(0.0)
         await hang_up_by_peer(made)
         assert await made.ended() is EndReason.AGENT_HANGUP

@@ -82,17 +82,22 @@ class Diary:
 
     def __init__(self, output: Output) -> None:
         self.replies: list[float] = []
-        self.said: list[str] = []
+        self.said: list[tuple[str, str]] = []
+        self.spoken = 0
         self.quiet = 0
         self.left_s: list[float] = []  # what was still to be played when an interruption was told
         self._output = output
         output.on_reply = self.replies.append
-        output.on_said = self.said.append
+        output.on_said = lambda text, mark: self.said.append((text, mark))
         output.on_quiet = self._on_quiet
+        output.on_spoken = self._on_spoken
         output.on_interrupted = lambda: self.left_s.append(output.playout.lead(time.monotonic()))
 
     def _on_quiet(self) -> None:
         self.quiet += 1
+
+    def _on_spoken(self) -> None:
+        self.spoken += 1
 
 
 def attached() -> tuple[Output, FakeStream, Diary]:
@@ -134,7 +139,7 @@ async def test_each_sentence_is_marked_behind_its_sound() -> None:
     async with piped(output) as rig:
         await rig.send(*turn("c1", 6))
         await rig.until(TTSStoppedFrame)
-    assert diary.said == ["Good day.", "How are you?"]
+    assert diary.said == [("Good day.", "0:1"), ("How are you?", "0:2")]
     assert stream.events == ["media", "mark", "media", "mark"]
     first_mark = next(number for number, message in enumerate(stream.sent) if message["event"] == "mark")
     assert first_mark * CHUNK_BYTES / RATE >= 0.1  # the next sentence had begun
@@ -152,7 +157,7 @@ async def test_the_first_sound_of_each_turn_and_its_end_are_told_once() -> None:
             await rig.until(TTSStoppedFrame)
     assert len(diary.replies) == 2
     assert before <= diary.replies[0] <= diary.replies[1] <= time.monotonic()
-    assert diary.quiet == 2
+    assert (diary.quiet, diary.spoken) == (2, 2)
 
 
 async def test_audio_is_never_written_far_ahead_of_the_clock() -> None:
@@ -238,6 +243,7 @@ async def test_after_an_interruption_the_next_turn_is_told_as_one() -> None:
         await rig.until(TTSStoppedFrame)
     assert len(diary.replies) == 2
     assert diary.quiet == 2
+    assert diary.spoken == 1, "what was interrupted was not spoken to its end"
 
 
 async def test_an_interruption_ends_the_wait_for_a_long_clip() -> None:

@@ -22,7 +22,7 @@ class StoredEnd:
     def allow(self, seconds: float) -> None:
         """Let it take this long, also when the wait has begun."""
         self._wait_s = seconds
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(asyncio.get_running_loop().time() + seconds)
 
     async def wait(self) -> bool:

@@ -23,8 +23,8 @@ from shared.settings import Settings
 STORE_WAIT_S: Final = 5.0
 """How long the stream of an orphaned call stays open for Redis to take the end reason: nobody else knows it."""
 
-LATE_S: Final = 10.0
-"""How long storing it is tried after that, before the process ends."""
+LATE_S: Final = 30.0
+"""How long storing it is tried after that, before the process ends: a restart of Redis takes seconds."""
 
 MOST_KEPT: Final = 4_000
 """How many entries a worker remembers: an hour of talk has a few hundred. Beyond it the older half is forgotten."""
