@@ -5,6 +5,7 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 | kind | `text` | `key` |
 |---|---|---|
 | `greeting` | the words of the greeting that begins now; empty when nobody knows them | its mark |
+| `sent` | | how many bytes of a long greeting have been sent by now |
 | `user` | what the caller said, before its completion is asked for | |
 | `tool` | JSON `{"name", "arguments"}`, before it runs | tool call id |
 | `result` | JSON, what the model is told | tool call id |
@@ -12,6 +13,7 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 | `heard` | what a returned mark proves the caller heard | the mark |
 | `spoken` | | how many demands (`user` and `result` entries) stood in the journal when this speech began |
 | `interrupted` | what of the greeting had been heard, when it was interrupted | |
+| `cleared` | a successor takes back what is not played yet, to say it again | |
 | `customer` | the outcome of the prefetch | |
 """
 
@@ -24,7 +26,9 @@ from shared.messages import MAX_MESSAGE_BYTES, Entry, Remember, encode
 MAX_TEXT_CHARS: Final = 10_000
 """Keeps an entry below the 64 KiB of a message, whatever the characters (a control character is 6 bytes, escaped)."""
 
-EntryKind = Literal["user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer"]
+EntryKind = Literal[
+    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
+]
 
 _SPACE_BYTES: Final = 1024
 """What a message needs beside its entries."""

@@ -303,7 +303,9 @@ class Entry(Message, frozen=True):
     The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
     """
 
-    kind: Literal["user", "greeting", "agent", "heard", "spoken", "interrupted", "tool", "result", "customer"]
+    kind: Literal[
+        "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer"
+    ]
     text: str
     at: float
     key: str = ""

@@ -1,6 +1,7 @@
-"""The product's worker with a tool that must never run twice: asking for the time writes a line, and takes its time.
+"""The real worker with two tools that count their runs and never end, for tests of a death in the middle of one.
 
-`COUNTED_FILE` names the file that gets the id of each run's tool call, as its very first act.
+Each run appends a line with its tool and its call's id to the file that `COUNTED_RUNS` names. `book_by_id` can look up what
+became of a call; `book` cannot.
 """
 
 import asyncio
@@ -8,34 +9,44 @@ import dataclasses
 import os
 import socket
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from shared.settings import Settings
 from shared.workers import WorkerId
 from worker.call import child
-from worker.tools.registry import Outcome, ToolCall
+from worker.tools.registry import Outcome, Tool, ToolCall, by_name
 
-TAKES_S: Final = 2.0
-"""Long enough for a kill to land in it, short enough to be waited for."""
-
-RESULT: Final = "noon"
+TABLE = 7
 
 
 def load(settings: Settings) -> child.Loaded:
-    """Load what the product loads, and put the counting tool in the place of a harmless one."""
+    """Load the real worker, with these tools."""
     loaded = child.load(settings)
-    clock = dataclasses.replace(loaded.tools["get_current_time"], run=count, repeatable=False)
-    return dataclasses.replace(loaded, tools={**loaded.tools, clock.name: clock})
+    book = Tool("book", "Book a table.", _Booking("book"), timeout_s=600.0)
+    book_by_id = Tool("book_by_id", "Book a table.", _Booking("book_by_id"), timeout_s=600.0, lookup=_lookup)
+    return dataclasses.replace(loaded, tools={**loaded.tools, **by_name([book, book_by_id])})
 
 
 def serve(loaded: child.Loaded, worker: WorkerId, channel: socket.socket) -> NoReturn:
-    """Be the product's worker."""
+    """Be a worker."""
     child.serve(loaded, worker, channel)
 
 
-async def count(call: ToolCall) -> Outcome:
-    """Do what cannot be undone."""
-    with Path(os.environ["COUNTED_FILE"]).open("a", encoding="utf-8") as file:  # noqa: ASYNC230 - a line
-        file.write(f"{call.id}\n")
-    await asyncio.sleep(TAKES_S)
-    return Outcome({"time": RESULT})
+@dataclasses.dataclass(frozen=True)
+class _Booking:
+    name: str
+
+    async def __call__(self, call: ToolCall) -> Outcome:
+        with _runs().open("a", encoding="utf-8") as file:
+            file.write(f"{self.name} {call.id}\n")
+        await asyncio.Event().wait()
+        return Outcome({})
+
+
+async def _lookup(call: ToolCall) -> Outcome | None:
+    known = f"book_by_id {call.id}" in _runs().read_text(encoding="utf-8").splitlines()
+    return Outcome({"table": TABLE}) if known else None
+
+
+def _runs() -> Path:
+    return Path(os.environ["COUNTED_RUNS"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tests.counting_child import RESULT
+from tests.chaos_child import RESULT
 from tests.standins.carrier_settings import CallFailed, CallFaults
 from tests.standins.modem import RATE_HZ, decode
 from tests.system.talk import recording

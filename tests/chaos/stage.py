@@ -35,7 +35,7 @@ class Stage:
         self.counted = logs / "counted"
         self.counted.touch()
         env = {"COUNTED_FILE": str(self.counted), "SILENCE_TIMEOUT": "60", "LOG_LEVEL": "INFO"}
-        self.stack = Stack(Plan(pool_ready=READY, child="tests.counting_child", env=env, logs=logs))
+        self.stack = Stack(Plan(pool_ready=READY, child="tests.chaos_child", env=env, logs=logs))
         self.counting = asyncio.Lock()  # one caller at a time has the counting tool run
         self.harming = asyncio.Lock()  # one part of the installation is in trouble at a time
         self._where: Whereabouts | None = None

@@ -17,8 +17,7 @@ import pytest
 
 from shared.settings import Settings
 from tests.security.conftest import SECRET_SETTINGS
-from tests.system.talk import ask, greeted, recording
-from tests.system.test_parts import worker_of
+from tests.system.talk import ask, greeted, recording, worker_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -7,11 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.calls import EndReason
 from shared.metrics import (
     FAST,
+    PROVIDERS,
     SLOW,
     Oddity,
     PoolMetrics,
     PrefetchMetrics,
     RouterMetrics,
+    Setback,
     Stage,
     Timing,
     UpgradeRefusal,
@@ -117,6 +119,15 @@ def test_counters_exist_before_they_count(made: CollectorRegistry, pool: PoolMet
     assert value(made, "offhook_handoffs_refused_total", reason="spent") == 1
     assert value(made, "offhook_calls_active") == 2
     assert value(made, "offhook_redis_up") == 1
+
+
+def test_every_retry_of_a_provider_is_counted_by_its_cause(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    name = "offhook_provider_retries_total"
+    for provider in PROVIDERS:
+        for cause in Setback:
+            assert made.get_sample_value(name, {"provider": provider, "cause": cause}) == 0
+    pool.provider_retried(Resource.TTS, Setback.LIMITED)
+    assert made.get_sample_value(name, {"provider": "tts", "cause": "limited"}) == 1
 
 
 def test_a_failed_warm_up_never_invents_a_label(made: CollectorRegistry, pool: PoolMetrics) -> None:

@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from tests.standins import modem
-from tests.standins.process import TIMER_S, Standin, running, started
+from tests.standins.process import TIMER_S, Standin, StandinFailed, running, started
 
 LEXICON = Path(__file__).resolve().parents[1] / "data" / "speech"
 KEY = {"X-API-Key": "made-up", "Cartesia-Version": "2026-03-01"}
@@ -333,6 +333,40 @@ async def test_close_all_closes_what_is_named_with_the_code_that_is_set(cartesia
     async with asyncio.timeout(DEADLINE_S):
         while (counters := (await cartesia.state())["counters"])["tts_open"] + counters["stt_open"]:
             pass
+
+
+async def test_faults_may_end_after_so_many_times(cartesia: Standin) -> None:
+    await cartesia.control(refuse_status=429, refuse_kind="stt", refuse_next=1)
+    async with socket(cartesia):
+        with pytest.raises(InvalidStatus):
+            await socket(cartesia, STT)
+    async with socket(cartesia, STT) as stream:
+        await cartesia.control(stt_error_code=500, stt_error_next=1)
+        await stream.send("finalize")
+        assert (await event(stream))["status_code"] == 500
+        await stream.send("finalize")
+        assert (await event(stream))["type"] == "flush_done"
+    await cartesia.control(tts_error_code=503, tts_error_next=1, drop_tts_after_chunks=1, drop_tts_next=1)
+    async with socket(cartesia) as stream:
+        await stream.send(request("refused"))
+        assert (await event(stream))["status_code"] == 503
+        await stream.send(request("cut off", context_id="turn-2"))
+        with pytest.raises(ConnectionClosedError):
+            await until(stream)
+    async with socket(cartesia) as stream:
+        await stream.send(request("heard"))
+        assert words(audio_of(await until(stream))) == "heard"
+
+
+async def test_drop_all_cuts_what_is_named(cartesia: Standin) -> None:
+    async with socket(cartesia) as tts, socket(cartesia, STT) as stt:
+        await cartesia.control(drop_all="tts")
+        await asyncio.wait_for(tts.wait_closed(), DEADLINE_S)
+        assert tts.close_code == 1006
+        await stt.send("finalize")
+        assert (await event(stt))["type"] == "flush_done"
+        with pytest.raises(StandinFailed, match="drop_all"):
+            await cartesia.control(drop_all="voice")
 
 
 async def test_dropped_sockets_end_without_a_close_frame(cartesia: Standin) -> None:

@@ -211,6 +211,32 @@ async def test_a_stream_cut_in_the_middle_is_an_error(client: AsyncOpenAI, api: 
             pass
 
 
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("drop_before_stream", openai.APIConnectionError),
+        ("drop_mid_stream", openai.APIConnectionError),
+        ("stall", openai.APITimeoutError),
+        ("stall_mid_stream", openai.APITimeoutError),
+    ],
+)
+async def test_so_many_answers_break_and_then_no_more(
+    client: AsyncOpenAI, api: Standin, fault: str, kind: type[Exception]
+) -> None:
+    await api.control(**{fault: True}, break_next=2)
+    for _ in range(2):
+        with pytest.raises(kind):
+            await chunks(client.with_options(timeout=0.3))
+    assert spoken(await chunks(client))
+
+
+async def test_a_failure_may_say_when_to_come_again(client: AsyncOpenAI, api: Standin) -> None:
+    await api.control(fail_status=429, fail_next=1, retry_after="0.5")
+    with pytest.raises(openai.RateLimitError) as error:
+        await chunks(client)
+    assert error.value.response.headers["retry-after"] == "0.5"
+
+
 async def test_a_stalled_stand_in_never_answers(client: AsyncOpenAI, api: Standin) -> None:
     await api.control(stall=True)
     with pytest.raises(openai.APITimeoutError):

@@ -90,6 +90,14 @@ def test_what_was_said_before_is_remembered() -> None:
     assert answer([*said, user("What is my shoe size?")], []) == Answer("You said: What is my shoe size?")
 
 
+def test_an_answer_that_was_cut_off_is_gone_on_with_when_an_instruction_asks_for_it() -> None:
+    begun = [user("Good morning."), {"role": "assistant", "content": "You said: Good"}]
+    assert answer([*begun, {"role": "system", "content": "Go on."}], []) == Answer("morning.")
+    assert answer([*begun, user("Yes.")], []) == Answer("You said: Yes.")
+    goodbye = [user("Goodbye."), {"role": "assistant", "content": "Good"}, {"role": "system", "content": "Go on."}]
+    assert answer(goodbye, TOOLS) == Answer("bye.", "end_call")
+
+
 def test_content_may_be_a_list_of_parts() -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "image_url"}]}
     assert answer([parts], []) == Answer("You said: hello")

@@ -194,6 +194,30 @@ async def test_each_user_turn_is_journaled_once_and_nobody_elses() -> None:
     assert [journal.get_nowait() for _ in range(journal.qsize())] == ["one", "two"]
 
 
+async def test_what_a_predecessor_has_journaled_is_not_journaled_again_even_when_the_greeting_is_taken_out() -> None:
+    held, journal = gate()
+    held.open()
+    held.recall(1)
+    context = LLMContext([{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "one"}])
+    async with piped(held) as rig:
+        await rig.send(LLMContextFrame(context))
+        await rig.until(LLMContextFrame)
+        assert journal.empty()
+        context.set_messages([{"role": "user", "content": "one"}, {"role": "user", "content": "two"}])
+        await rig.send(LLMContextFrame(context))
+        await rig.until(LLMContextFrame)
+    assert [journal.get_nowait() for _ in range(journal.qsize())] == ["two"]
+
+
+async def test_the_callers_voice_is_told_when_it_begins_and_ceases() -> None:
+    voice: list[bool] = []
+    held = FirstAnswerGate(LONG_S, Reports().clock, lambda _text: None, voice.append)
+    async with piped(held) as rig:
+        await rig.send(VADUserStartedSpeakingFrame(), VADUserStoppedSpeakingFrame())
+        await rig.until(VADUserStoppedSpeakingFrame)
+    assert voice == [True, False]
+
+
 async def test_the_callers_audio_ends_at_the_gate_and_everything_else_passes() -> None:
     held, _ = gate()
     async with piped(held) as rig:

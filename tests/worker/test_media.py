@@ -16,6 +16,7 @@ from worker.call.media import (
     Connected,
     Digit,
     Event,
+    Joined,
     MarkEchoed,
     Started,
     Stopped,
@@ -181,6 +182,33 @@ def test_messages_of_another_stream_do_not_disturb_the_numbers_of_ours() -> None
 def test_the_numbers_may_begin_anywhere() -> None:
     codec = started(sequence=17)
     assert read(codec, media("18"))[1] is None
+
+
+def test_who_joins_later_takes_the_stream_sid_from_any_message() -> None:
+    codec = Codec(joining=True)
+    assert read(codec, {"event": "media", "streamSid": "MZ7", "sequenceNumber": "90", "media": {"payload": "f39/"}}) == (
+        Joined("MZ7"), None,
+    )  # fmt: skip
+    event, oddity = read(
+        codec, {"event": "media", "streamSid": "MZ7", "sequenceNumber": "91", "media": {"payload": "f39/"}}
+    )
+    assert isinstance(event, Audio)
+    assert oddity is None
+    assert read(codec, {"event": "start", "streamSid": "MZ7", "start": {"streamSid": "MZ7"}})[0] is None
+    assert read(codec, {"event": "media", "streamSid": "MZ8"})[1] is Oddity.WRONG_STREAM
+
+
+def test_who_joins_before_start_was_read_starts_as_usual() -> None:
+    codec = Codec(joining=True)
+    assert read(codec, {"event": "connected"}) == (Connected(), None)
+    event, _ = read(codec, {"event": "start", "streamSid": "MZ7", "start": {"streamSid": "MZ7", "callSid": "CA1"}})
+    assert event == Started("MZ7", "CA1", {})
+
+
+def test_who_knows_the_stream_joins_it_without_losing_a_message() -> None:
+    codec = Codec("MZ7", joining=True)
+    event, oddity = read(codec, {"event": "mark", "streamSid": "MZ7", "sequenceNumber": "90", "mark": {"name": "0:1"}})
+    assert (event, oddity) == (MarkEchoed("0:1"), None)
 
 
 def test_together_with_stream_and_clock_every_oddity_can_be_named() -> None:

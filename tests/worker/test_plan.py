@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.workers import WORKER_TABLE, WorkerEvent, WorkerId, WorkerState
 from worker.pool.plan import (
     EXIT_LIMIT_S,
+    LIMITED_BACKOFF_S,
     MOST_BACKOFF_S,
     RECYCLE_JITTER,
     REFILL_DELAY_S,
@@ -110,6 +111,14 @@ def test_back_off_jitters_by_a_quarter(failures: int, jitter: float) -> None:
     pause = Backoff(failures).failed(NOW, jitter).until - NOW
     assert pause + 1e-9 >= 0.75 * 0.25
     assert pause <= 1.25 * MOST_BACKOFF_S + 1e-9
+
+
+def test_a_plan_that_is_used_up_is_waited_for_longer_whatever_was_waited_for_before() -> None:
+    short = Backoff().failed(NOW, 0.5)
+    limited = short.failed(NOW, 0.5, limited=True)
+    assert limited.until - NOW == pytest.approx(LIMITED_BACKOFF_S)
+    assert limited.failures == 2
+    assert limited.failed(NOW + 1, 0.5) is limited
 
 
 def test_a_worker_is_recycled_only_after_its_replacement_is_ready() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.fakes import HandClock
-from worker.call.playout import RATE, Playout, SpokenSentences
+from worker.call.playout import RATE, Cuts, Mark, Playout, SpokenSentences
 
 
 def test_audio_plays_from_the_moment_it_was_written() -> None:
@@ -93,6 +93,22 @@ def test_names_carry_the_generation_of_the_worker_and_never_repeat() -> None:
     names += [playout.mark("") for _ in range(3)]
     assert names == [f"0:{number}" for number in range(1, 7)]
     assert Playout(resume=2).mark("") == "2:1"
+
+
+def test_marks_of_a_predecessor_that_come_back_prove_what_it_said() -> None:
+    playout = Playout(1, [Mark("0:3", "Gladly."), Mark("0:4", "For how many?")])
+    own = playout.mark("And when?")
+    assert own == "1:1"
+    assert playout.echoed("0:3") == "Gladly."
+    assert playout.echoed("0:3") is None
+    assert playout.echoed(own) == "For how many? And when?"
+
+
+def test_a_clear_also_takes_back_what_a_predecessor_sent() -> None:
+    playout = Playout(1, [Mark("0:3", "Gladly.")])
+    assert playout.clear(0.0)
+    assert playout.echoed("0:3") is None
+    assert playout.knows("0:3")
 
 
 def test_marks_of_this_call_are_known_also_those_of_a_former_worker() -> None:
@@ -298,3 +314,25 @@ def test_every_word_is_given_once_and_in_order(words: list[tuple[str, float]], w
         given_out += sentences.complete()
     given_out.append(sentences.rest())
     assert " ".join(given_out).split() == [text for text, _ in words]
+
+
+def test_sound_that_was_cut_is_left_out_wherever_the_pieces_end() -> None:
+    sound = bytes(range(200)) * 16  # 0.2 s
+    for size in (320, 640, 1000, len(sound)):
+        cuts = Cuts()
+        cuts.begin("a")
+        cuts.cut("a", 0.05, 0.08)
+        cuts.cut("a", 0.09, 0.1)
+        kept = b"".join(cuts.keep(sound[at : at + size]) for at in range(0, len(sound), size))
+        assert kept == sound[:800] + sound[1280:1440] + sound[1600:]
+
+
+def test_a_cut_is_of_one_context_and_too_late_for_what_has_passed() -> None:
+    cuts = Cuts()
+    cuts.cut("b", 0.0, 0.01)
+    cuts.begin("a")
+    assert cuts.keep(bytes(320)) == bytes(320)
+    cuts.cut("a", 0.01, 0.03)
+    assert len(cuts.keep(bytes(320))) == 160
+    cuts.begin("b")
+    assert len(cuts.keep(bytes(320))) == 160

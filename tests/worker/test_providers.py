@@ -9,13 +9,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
-from openai import AuthenticationError
+from openai import APIStatusError, AuthenticationError, RateLimitError
+from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
+    InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
     LLMTextFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
@@ -24,18 +28,24 @@ from pipecat.frames.frames import (
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.services.llm_service import FunctionCallParams
 from websockets.protocol import State
 
 from shared.agents import Agent
 from shared.clips import load_clip
+from shared.metrics import Setback
 from shared.settings import Settings
+from shared.workers import Resource
 from tests.pool_process import eventually
-from tests.standins.pipecat_rig import Rig, frames_of, of_kind, piped
+from tests.standins import modem
+from tests.standins.pipecat_rig import RATE_HZ, Rig, frames_of, of_kind, piped
 from tests.standins.process import ROOT, Standin, running
+from worker.call.transport import PARAMS
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
-from worker.providers.cartesia_tts import ParkedCartesiaTTS
+from worker.providers.cartesia_tts import PIECE_S, ParkedCartesiaTTS
 from worker.providers.languages import base_language, language_name
-from worker.providers.openai_llm import WarmOpenAILLM, prompt
+from worker.providers.openai_llm import WarmOpenAILLM, prompt, retry_after_s, setback_of
+from worker.providers.retry import Trouble
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
@@ -210,6 +220,62 @@ async def test_the_voice_of_an_agent_needs_no_new_connection() -> None:
         assert json.loads(voice.tts._build_msg(text="Hi.", context_id="c"))["voice"]["id"] == "default-voice"
 
 
+async def test_a_voice_lost_in_the_middle_of_a_word_goes_on_with_that_word() -> None:
+    """The provider cuts every other connection; what is void of the sound, and what is asked again, fit together."""
+    async with cartesia(drop_tts_after_chunks=9, drop_tts_next=2) as standin:
+        voice = Voice(standin.port)
+        voids: list[tuple[float, float]] = []
+        voice.tts.on_void = lambda _context, start_s, end_s: voids.append((start_s, end_s))
+        async with piped(voice.tts) as rig:
+            voice.tts.serving = True
+            sound = await voice.says(rig, "One two three four five.")
+        for start_s, end_s in reversed(voids):
+            sound = sound[: 2 * round(start_s * RATE_HZ)] + sound[2 * round(end_s * RATE_HZ) :]
+        assert " ".join(word.text for word in modem.decode(audioop.lin2ulaw(sound, 2))) == "One two three four five."
+        assert [word for word, _ in voice.words] == ["One", "two", "three", "four", "five."]
+        assert (await counters(standin))["tts_opened"] == 3
+
+
+async def test_a_context_that_expired_in_the_middle_of_a_turn_is_gone_on_with_in_another() -> None:
+    """A model that thinks for a while: the provider ends the context after the first sentence."""
+    async with cartesia(tts_context_expire_s=0.05) as standin:
+        voice = Voice(standin.port)
+        async with piped(voice.tts) as rig:
+            voice.tts.serving = True
+            await rig.send(LLMFullResponseStartFrame(), LLMTextFrame("One. "), LLMTextFrame("Two"))
+            await eventually(lambda: voice.words)
+            await until_logged(standin, "tts_done")
+            await rig.send(LLMTextFrame(" three."), LLMFullResponseEndFrame())
+            frames = of_kind(await rig.until(TTSStoppedFrame), TTSAudioRawFrame)
+        sound = audioop.lin2ulaw(b"".join(frame.audio for frame in frames), 2)
+        assert " ".join(word.text for word in modem.decode(sound)) == "One. Two three."
+
+
+def test_lost_sound_is_filled_up_to_what_the_transport_plays_at_once() -> None:
+    assert PARAMS.audio_out_10ms_chunks / 100 == PIECE_S
+
+
+async def test_a_sentence_that_was_interrupted_is_no_longer_waited_for() -> None:
+    async with cartesia(stall_tts=True) as standin:
+        trouble = Trouble(Resource.TTS)
+        tts = ParkedCartesiaTTS(cartesia_settings(standin.port), lambda _why: None, trouble)
+        async with piped(tts) as rig:
+            tts.serving = True
+            await rig.send(TTSSpeakFrame("Nobody hears this."))
+            await eventually(lambda: tts._line._watchdog)
+            assert trouble.wanted_since is not None
+            await rig.send(InterruptionFrame())
+            await rig.until(InterruptionFrame)
+        assert (tts._line._watchdog, tts._utterances) == (None, {})
+
+
+async def until_logged(standin: Standin, kind: str) -> None:
+    """Wait until the stand-in has noted something."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not any(entry["kind"] == kind for entry in (await standin.state())["log"]):
+            pass
+
+
 async def until_quiet(standin: Standin) -> None:
     """Wait until the stand-in holds no voice socket and its log stands still."""
     before = -1
@@ -337,6 +403,80 @@ async def test_the_models_connection_is_opened_once_and_serves_the_first_complet
         assert system["content"].startswith("You are Ana.\n\nSpeak Brazilian Portuguese.")
         assert system["content"].endswith("<customer_record>{}</customer_record>")
         assert others == [{"role": "user", "content": "olá"}]
+
+
+def llm_settings(standin: Standin) -> Settings:
+    """Give settings for an OpenAI stand-in."""
+    return settings(openai_base_url=f"{standin.url}/v1", openai_model="gpt-4.1")
+
+
+async def answered(rig: Rig) -> str:
+    """Give the text of the next answer."""
+    return "".join(frame.text for frame in of_kind(await rig.until(LLMFullResponseEndFrame), LLMTextFrame))
+
+
+QUESTION: Any = {"role": "user", "content": "How are you today, my good friend?"}
+
+
+@pytest.mark.parametrize("breaks", [1, 3])
+async def test_the_rest_of_an_answer_is_asked_for_behind_what_was_said(breaks: int) -> None:
+    quick: dict[str, Any] = {"llm_first_token_ms": 0, "token_ms": 0}
+    async with running("openai_api", drop_mid_stream=True, break_next=breaks, **quick) as standin:
+        trouble = Trouble(Resource.LLM)
+        llm = WarmOpenAILLM(llm_settings(standin), trouble)
+        async with piped(llm) as rig:
+            await rig.send(LLMContextFrame(LLMContext([QUESTION])))
+            assert await answered(rig) == f"You said: {QUESTION['content']}"
+        assert (trouble.since, trouble.wanted_since, trouble.tries) == (None, None, breaks)
+        asked = [entry["messages"] for entry in (await standin.state())["log"] if entry["kind"] == "completion"]
+        assert len(asked) == breaks + 1
+        assert [message["role"] for message in asked[-1]][-3:] == ["user", "assistant", "system"]
+        await llm._client.close()
+
+
+async def test_a_tool_call_whose_stream_broke_is_run_once_and_whole() -> None:
+    script = [{"tool": "note", "arguments": {"text": "a long enough text"}}] * 2
+    async with running("openai_api", llm_first_token_ms=0, token_ms=0) as standin:
+        await standin.control(drop_mid_stream=True, break_next=1, script=script)
+        ran: list[Any] = []
+        done = asyncio.Event()
+
+        async def note(params: FunctionCallParams) -> None:
+            ran.append(params.arguments)
+            done.set()
+
+        tool = FunctionSchema("note", "notes", {"text": {"type": "string"}}, ["text"], handler=note)
+        llm = WarmOpenAILLM(llm_settings(standin))
+        async with piped(llm) as rig:
+            await rig.send(LLMContextFrame(LLMContext([QUESTION], tools=[tool])))
+            async with asyncio.timeout(DEADLINE_S):
+                await done.wait()
+            await answered(rig)
+        assert ran == [{"text": "a long enough text"}]
+        await llm._client.close()
+
+
+@pytest.mark.parametrize(("header", "wait_s"), [("1.5", 1.5), ("60", 0.0), ("soon", 0.0), ("", 0.0)])
+def test_a_refusal_says_how_long_to_wait_and_only_a_short_wait_is_kept(header: str, wait_s: float) -> None:
+    request = httpx2.Request("POST", "http://model.test/")
+    answer = httpx2.Response(429, headers={"retry-after": header} if header else {}, request=request)
+    assert retry_after_s(RateLimitError("limited", response=answer, body=None)) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cause"),
+    [
+        (429, None, Setback.LIMITED),
+        (429, "insufficient_quota", None),
+        (500, None, Setback.FAILED),
+        (408, None, Setback.FAILED),
+        (401, None, None),
+        (404, None, None),
+    ],
+)
+def test_what_no_other_try_would_change_is_a_refusal(status: int, code: str | None, cause: Setback | None) -> None:
+    answer = httpx2.Response(status, request=httpx2.Request("POST", "http://model.test/"))
+    assert setback_of(APIStatusError("no", response=answer, body={"code": code})) is cause
 
 
 async def test_a_refusal_is_an_open_connection_too() -> None:

@@ -15,24 +15,24 @@ import pytest
 from websockets.frames import CloseCode, Opcode
 
 from shared.agents import Agent
-from shared.calls import CallSid, EndReason, IncomingCall, TraceId
+from shared.calls import CallSid, EndReason, IncomingCall, StreamSid, TraceId
 from shared.clips import Clip
-from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Message, Observed, Resume
+from shared.messages import Bind, Closed, Counted, Ending, Entry, FirstMedia, Message, Observed, Resume, Resumed
 from shared.messages import Started as StreamStarted
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
 from tests.pool_process import eventually
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from tests.worker.line import DEADLINE_S, Peer, connected, masked
-from worker.call.greeting import Recording, record
+from worker.call.greeting import Recording, burst, record
 from worker.call.media import clear_message, mark_message
-from worker.call.memory import Memory
+from worker.call.memory import COME_BACK, Greeting, Memory
 from worker.call.pipeline import AgentPipeline
-from worker.call.playout import RATE, Playout
+from worker.call.playout import RATE, Mark, Playout
 from worker.call.scribe import Scribe
 from worker.call.serving import Serving
 from worker.call.stream import Stream
-from worker.call.tape import Tape
+from worker.call.tape import Tape, make_tape
 
 CALL = IncomingCall(
     call_sid=CallSid("CA01"), caller="+5511999990000", called="+551140000000", trace_id=TraceId("f" * 32)
@@ -95,11 +95,13 @@ class FakeInput:
 
     def __init__(self) -> None:
         self.heard = bytearray()
+        self.sizes: list[int] = []
         self.more = asyncio.Event()
 
     def hear(self, ulaw: bytes) -> None:
         """Remember it."""
         self.heard += ulaw
+        self.sizes.append(len(ulaw))
         self.more.set()
 
 
@@ -128,6 +130,9 @@ class FakePipeline:
             while not true():
                 self.did.clear()
                 await self.did.wait()
+
+    def open_gate(self) -> None:
+        """Let the first answer go."""
 
     def close_gate(self) -> None:
         """Take no more questions."""
@@ -916,3 +921,172 @@ async def test_the_wait_for_the_end_to_be_stored_can_be_changed_while_it_lasts(
         made.serving.end_stored.allow(0.0)
         await hang_up_by_peer(made)
         assert await made.ended() is EndReason.AGENT_HANGUP
+
+
+# --- after a predecessor ----------------------------------------------------------------------------------------------
+
+CLIPS = {"greeting": recording("greeting", 2), "bridging": recording("bridging", 0.5, "One moment.")}
+LISTENING = Memory(messages=({"role": "user", "content": "Hi."},), demands=1, talked=True)
+THINKING = Memory(messages=({"role": "user", "content": "Hi."},), owed=True, demands=1)
+
+
+def resume(*, stream_sid: str | None = "MZ01", bridged: bool = False, ago_s: float = 0.0) -> Resume:
+    """Lose a worker so long ago."""
+    sid = None if stream_sid is None else StreamSid(stream_sid)
+    return Resume(number=1, lost_at=time.monotonic() - ago_s, stream_sid=sid, bridged=bridged)
+
+
+async def test_who_was_listened_to_hears_nothing_of_it() -> None:
+    async with call(recordings=CLIPS, after=After(resume(), LISTENING)) as made:
+        await made.pipeline.until(lambda: made.pipeline.recalled)
+        assert made.pipeline.recalled is LISTENING
+        assert made.all(Entry) == []
+        (resumed,) = made.all(Resumed)
+        assert resumed.at <= time.monotonic()
+        await made.media(b"\x07" * 160)
+        await made.hear(160)
+        await made.peer.send(masked(Opcode.PING, b"anything?"))
+        (frame,) = await made.peer.frames(1)
+        assert frame.opcode is Opcode.PONG, "nothing was sent before"
+        assert made.all(FirstMedia) == [], "a resumed call is no second greeting"
+
+
+async def test_who_waits_for_an_answer_hears_bridging_words_at_once_and_then_the_answer() -> None:
+    async with call(recordings=CLIPS, after=After(resume(), THINKING)) as made:
+        await made.receive("clear")
+        media = await made.receive("media")
+        assert len(base64.b64decode(media["media"]["payload"])) == 160
+        assert [each.kind for each in made.all(Entry)] == ["cleared"]
+        await made.pipeline.until(lambda: made.pipeline.recalled)
+        assert made.all(Resumed)
+
+
+async def test_who_has_heard_the_keepers_words_hears_no_second_ones() -> None:
+    async with call(recordings=CLIPS, after=After(resume(bridged=True), THINKING)) as made:
+        await made.pipeline.until(lambda: made.pipeline.recalled)
+        await made.media()
+        await made.peer.send(masked(Opcode.PING, b"anything?"))
+        assert (await made.peer.frames(1))[0].opcode is Opcode.PONG
+        assert [each.kind for each in made.all(Entry)] == ["cleared"]
+
+
+async def test_a_greeting_that_was_sent_is_not_sent_again_and_can_still_be_interrupted() -> None:
+    begun = Greeting(HELLO, "0:1", time.time() - 1.0, sent=True)
+    memory = Memory(messages=({"role": "assistant", "content": HELLO},), greeting=begun, pending=(Mark("0:1", HELLO),))
+    async with call(recordings=CLIPS, after=After(resume(), memory)) as made:
+        await made.pipeline.until(lambda: made.pipeline.recalled)
+        assert made.pipeline.output.playout.lead(time.monotonic()) > 0
+        made.pipeline.context = [HELLO]
+        made.pipeline.output.interrupt()
+        (entry,) = made.all(Entry)
+        assert entry.kind == "interrupted"
+        assert entry.text.endswith("…")
+        assert made.pipeline.context == [entry.text]
+        assert not [each for each in made.messages if each["event"] == "media"]
+
+
+async def test_the_mark_of_a_predecessors_greeting_proves_it_heard() -> None:
+    begun = Greeting(HELLO, "0:1", time.time() - 60.0, sent=True)
+    memory = Memory(messages=({"role": "assistant", "content": HELLO},), greeting=begun, pending=(Mark("0:1", HELLO),))
+    async with call(recordings=CLIPS, after=After(resume(), memory)) as made:
+        await made.echo("0:1")
+        (entry,) = await made.until_told(Entry)
+        assert (entry.kind, entry.text, entry.key) == ("heard", HELLO, "0:1")
+
+
+@pytest.mark.parametrize("more", [0, 1600], ids=["the burst", "and a piece"])
+async def test_the_rest_of_a_long_greeting_follows_with_its_mark(more: int) -> None:
+    """The predecessor had sent the burst of 5 s at once, and some of what follows it."""
+    long = {**CLIPS, "greeting": recording("greeting", 5.5)}
+    burst_size = burst(long["greeting"], "MZ01")[2]
+    begun = Greeting(HELLO, "0:1", time.time(), sent=False, size=more and burst_size + more)
+    memory = Memory(messages=({"role": "assistant", "content": HELLO},), greeting=begun, pending=(Mark("0:1", HELLO),))
+    async with call(recordings=long, after=After(resume(), memory)) as made:
+        mark = await made.receive("mark")
+        assert mark["mark"]["name"] == "0:1"
+        sent = [len(base64.b64decode(each["media"]["payload"])) for each in made.messages if each["event"] == "media"]
+        assert 5.5 * RATE - sum(sent) == burst_size + more
+        assert made.pipeline.output.playout.sent_bytes == 5.5 * RATE
+        kinds = [each.kind for each in await made.until_told(Entry, len(sent) + 1)]
+        assert kinds == ["sent"] * len(sent) + ["spoken"]
+
+
+async def test_a_greeting_of_the_voice_begins_again() -> None:
+    memory = Memory(greeting=Greeting("Good morning.", "", time.time(), sent=False))
+    agent = Agent(greeting="Good morning.")
+    async with call(agent=agent, after=After(resume(), memory), greeting_audio_enabled=False) as made:
+        await made.receive("clear")
+        await made.pipeline.until(lambda: made.pipeline.spoken)
+        assert made.pipeline.spoken == ["Good morning."]
+
+
+async def test_an_agent_that_greets_with_nothing_does_not_say_nothing_again() -> None:
+    memory = Memory(greeting=Greeting("", "", time.time(), sent=False))
+    async with call(recordings={}, after=After(resume(), memory)) as made:
+        await made.pipeline.until(lambda: made.pipeline.recalled is not None)
+        assert made.pipeline.spoken == []
+
+
+async def test_a_predecessor_that_read_start_and_told_nobody_is_joined_and_the_greeting_begins_anew() -> None:
+    async with call(recordings=CLIPS, after=After(resume(stream_sid=None))) as made:
+        await made.media()
+        await made.receive("clear")
+        media = await made.receive("media")
+        assert media["streamSid"] == "MZ01"
+        assert (await made.until_told(StreamStarted))[0].stream_sid == "MZ01"
+        assert len(await made.until_told(Resumed)) == 1
+
+
+async def test_a_predecessor_that_had_read_nothing_is_no_loss() -> None:
+    async with call(recordings=CLIPS, after=After(resume(stream_sid=None))) as made:
+        await made.start()
+        await made.receive("mark")
+        assert {each["event"] for each in made.messages} == {"media", "mark"}
+        assert len(made.all(Resumed)) == 1
+
+
+async def test_what_was_said_to_the_predecessor_is_heard_before_what_is_said_now() -> None:
+    """In pieces as they come from a carrier: a voice within one large piece would not be noticed."""
+    tape = Tape(make_tape())
+    said = bytes(range(1, 201)) * 16
+    tape.write(said)
+    async with call(recordings=CLIPS, after=After(resume(), LISTENING, tape)) as made:
+        await made.media(b"\x07" * 160)
+        await made.hear(len(said) + 160)
+        assert bytes(made.pipeline.input.heard) == said + b"\x07" * 160
+        assert max(made.pipeline.input.sizes) <= 160
+        assert tape.unheard() == said + b"\x07" * 160, "and is kept for the next successor"
+
+
+async def test_the_tape_follows_the_voice_and_is_let_go_when_words_are_written_down() -> None:
+    tape = Tape(make_tape())
+    async with call(recordings=CLIPS, after=After(resume(), LISTENING, tape)) as made:
+        made.serving.hearing.voice(True)
+        await made.media(b"\x07" * 160)
+        await made.hear(160)
+        made.serving.hearing.voice(False)
+        await made.media(b"\x08" * 160)
+        await made.hear(320)
+        made.serving.caller_spoke("Seven.")
+        assert tape.unheard() == b"\x08" * 160
+
+
+@pytest.mark.parametrize(
+    ("memory", "reason"), [(LISTENING, EndReason.CALLER_HANGUP), (THINKING, EndReason.HANGUP_BEFORE_REPLY)]
+)
+async def test_a_hang_up_after_a_resume_knows_whether_the_agent_had_answered(memory: Memory, reason: EndReason) -> None:
+    async with call(recordings=CLIPS, after=After(resume(), memory)) as made:
+        await made.pipeline.until(lambda: made.pipeline.recalled)
+        await made.send("stop")
+        await hang_up_by_peer(made)
+        assert await made.ended() is reason
+
+
+async def test_a_call_that_comes_back_on_another_stream_is_taken_up_where_it_was() -> None:
+    async with call(recordings=CLIPS, after=After(None, LISTENING)) as made:
+        await made.start()
+        await made.receive("media")
+        await made.pipeline.until(lambda: made.pipeline.asked)
+        assert made.pipeline.recalled is LISTENING
+        assert made.pipeline.asked == [COME_BACK]
+        assert made.all(Entry) == []

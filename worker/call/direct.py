@@ -51,17 +51,17 @@ class DirectSpeech:
         self._greeting, self._words = greeting, words
         return at, used, self._pipeline.output.playout.mark(words)
 
-    def greet_on(self, greeting: Recording, begun: Greeting, began_at: float, lost_at: float) -> None:
-        """Go on with a greeting that a predecessor began at `began_at` and gave up at `lost_at` (monotonic)."""
+    def greet_on(self, greeting: Recording, begun: Greeting, began_at: float) -> None:
+        """Go on with a greeting that a predecessor began at `began_at` (monotonic)."""
         playout = self._pipeline.output.playout
-        sent = len(greeting.clip.audio) if begun.sent else int((BURST_S + lost_at - began_at) * RATE)
+        sent = len(greeting.clip.audio) if begun.sent else begun.size or BURST_S * RATE
         used = audio = 0
         for piece in greeting.pieces:
             if audio >= sent:
                 break
             used, audio = used + 1, audio + piece.size
         playout.sent(audio, began_at)
-        if began_at + len(greeting.clip.audio) / RATE > time.monotonic():
+        if not begun.sent or began_at + len(greeting.clip.audio) / RATE > time.monotonic():
             self._greeting, self._words = greeting, begun.words
         if not begun.sent:
             self.follow(greeting, used, begun.mark)
@@ -102,8 +102,15 @@ class DirectSpeech:
 
     async def _follow(self, greeting: Recording, used: int, mark: str) -> None:
         output = self._pipeline.output
+        size = sum(piece.size for piece in greeting.pieces[:used])
+
+        def written(count: int) -> None:
+            nonlocal size
+            size += count
+            self._scribe.greeting_sent(size)
+
         await output.announce_direct_speech(speaking=True)
         if self._stream is not None:
-            await play(self._stream, self._stream_sid, output.playout, greeting.pieces[used:])
+            await play(self._stream, self._stream_sid, output.playout, greeting.pieces[used:], written)
         output.send_mark(mark)
         self._scribe.greeted()

@@ -82,7 +82,7 @@ class FirstAnswerGate(FrameProcessor):
         self._closed = False
 
     def recall(self, count: int) -> None:
-        """Take the first `count` messages of the context for known: they are in the journal already."""
+        """Take the first `count` user messages of the context for known: they are in the journal already."""
         self._journaled = count
 
     def open(self) -> None:
@@ -126,9 +126,12 @@ class FirstAnswerGate(FrameProcessor):
             self._customer_known.set()  # only the first answer waits
 
     def _journal(self, frame: LLMContextFrame) -> None:
-        messages = frame.context.get_messages()
+        # Not by their place in the context: the greeting before them may be taken out of it.
+        messages = [
+            each for each in frame.context.get_messages() if isinstance(each, dict) and each.get("role") == "user"
+        ]
         for message in messages[self._journaled :]:
-            if isinstance(message, dict) and message.get("role") == "user" and isinstance(message.get("content"), str):
+            if isinstance(message.get("content"), str):
                 self._on_user(str(message["content"]))
         self._journaled = len(messages)
 

@@ -1,7 +1,7 @@
 """The caller's audio on its way to the pipeline: kept until the pipeline may hear it, and on the tape for a successor."""
 
-from worker.call.tape import Tape
-from worker.call.transport import PIECE_BYTES, Input
+from worker.call.tape import Tape, pieces
+from worker.call.transport import Input
 
 
 class Hearing:
@@ -31,8 +31,8 @@ class Hearing:
     def listen(self) -> None:
         """Let the pipeline hear, first what was kept: in small pieces, since it looks at the voice once in each."""
         early, self._early = bytes(self._early), bytearray()
-        for start in range(0, len(early), PIECE_BYTES):
-            self._input.hear(early[start : start + PIECE_BYTES])
+        for piece in pieces(early):
+            self._input.hear(piece)
         self._listening = True
 
     def audio(self, ulaw: bytes) -> None:

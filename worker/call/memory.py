@@ -6,7 +6,7 @@ that broke off is taken back and given again, a reply that was sent whole is lef
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,10 @@ COME_BACK: Final = (
     "The line to the caller broke and was connected again. The caller has just been asked for a moment. Go on where the"
     " conversation was, in one or two sentences."
 )
+CANCELLED: Final[Mapping[str, Any]] = {
+    "status": "cancelled",
+    "note": "The caller spoke before this was over. It may have been done or not.",
+}
 UNKNOWN_OUTCOME: Final[Mapping[str, Any]] = {
     "status": "unknown",
     "note": "The line was interrupted while this ran. It may have been done or not. Do not do it again; tell the caller"
@@ -48,12 +52,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """The greeting that had begun: its words, its mark, when (unix seconds), and whether all of it was sent."""
+    """The greeting that had begun: its words, its mark, when (unix seconds), and how much of it was sent.
+
+    `size` counts the bytes sent beyond what is sent at once, together with that; 0 when there were none. `sent`: all of it.
+    """
 
     words: str
     mark: str
     at: float
     sent: bool
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +128,19 @@ class _Reading:
         match entry.kind:
             case "user":
                 self._user(entry)
-            case "greeting":
+            case "greeting" | "sent":
                 self._greet(entry)
             case "agent":
                 self._pending.append(Mark(entry.key, entry.text))
+                self._talked = self._talked or self._demands > 0
             case "heard":
                 self._heard(entry)
             case "spoken":
                 self._spoke(entry)
             case "interrupted":
                 self._interrupted(entry)
+            case "cleared":
+                self._pending.clear()
             case "tool":
                 self._tool(entry)
             case "result":
@@ -158,10 +169,15 @@ class _Reading:
         self._close(drop_pending=False)
         self._pending.clear()
         self._messages.append({"role": "user", "content": entry.text})
+        self._greeting = None  # it is over
         self._demands += 1
         self._results.clear()
 
     def _greet(self, entry: Entry) -> None:
+        if entry.kind == "sent":
+            if self._greeting is not None and entry.key.isdecimal():
+                self._greeting = replace(self._greeting, size=int(entry.key))
+            return
         self._greeting = Greeting(entry.text, entry.key, entry.at, sent=False)
         if entry.key:  # without a mark of its own the voice speaks it, sentence by sentence
             self._pending.append(Mark(entry.key, entry.text))
@@ -177,16 +193,18 @@ class _Reading:
     def _heard(self, entry: Entry) -> None:
         names = [mark.name for mark in self._pending]
         if entry.key in names:
-            del self._pending[: names.index(entry.key) + 1]
-        if entry.text and entry.key not in self._settled:
+            proven = names.index(entry.key) + 1
+            self._spoken += [
+                mark.text for mark in self._pending[:proven] if mark.text and mark.name not in self._settled
+            ]
+            del self._pending[:proven]
+        elif entry.text and entry.key not in self._settled:
             self._spoken.append(entry.text)
 
     def _spoke(self, entry: Entry) -> None:
-        self._answered = max(self._answered, int(entry.key) if entry.key.isdigit() else 0)
-        if self._answered:
-            self._talked = True
-        elif self._greeting is not None:
-            self._greeting = Greeting(self._greeting.words, self._greeting.mark, self._greeting.at, sent=True)
+        self._answered = max(self._answered, int(entry.key) if entry.key.isdecimal() else 0)
+        if not self._answered and self._greeting is not None:
+            self._greeting = replace(self._greeting, sent=True)
 
     def _tool(self, entry: Entry) -> None:
         try:

@@ -239,9 +239,9 @@ class AgentPipeline:
     async def recall(self, memory: Memory) -> None:
         """Take up a conversation that another worker had, and give the answer that is owed in it."""
         self.context.set_messages(list(memory.messages))
-        self._gate.recall(len(memory.messages))
+        self._gate.recall(sum(message["role"] == "user" for message in memory.messages))
         self._toolbox.recall(memory.results)
-        answer = memory.owed
+        answer = memory.owed and not memory.unresolved
         for asked in memory.unresolved:
             outcome = await self._toolbox.settle(asked)
             self.context.add_messages(list(result_messages(asked, outcome.result)))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from worker.call.greeting import BURST_S, Piece
 from worker.call.media import MEDIA_SUFFIX, media_prefix
@@ -10,13 +10,20 @@ from worker.call.playout import Playout
 from worker.call.stream import Stream
 
 
-async def play(stream: Stream, stream_sid: str, playout: Playout, pieces: Iterable[Piece]) -> None:
+def _nobody(_size: int) -> None:
+    pass
+
+
+async def play(
+    stream: Stream, stream_sid: str, playout: Playout, pieces: Iterable[Piece], written: Callable[[int], None] = _nobody
+) -> None:
     """Write pieces as the play-out clock wants them, and count them there; returns when the last is written.
 
-    Behind what was written before. What the stream does not take any more is dropped.
+    `written` is told the bytes of each. Behind what was written before. What the stream does not take any more is dropped.
     """
     prefix = media_prefix(stream_sid)
     for piece in pieces:
         await asyncio.sleep(max(0.0, playout.lead(time.monotonic()) - BURST_S))
         if stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
             playout.sent(piece.size, time.monotonic())
+            written(piece.size)

@@ -173,16 +173,16 @@ class Cuts:
         self._at = 0
 
     def cut(self, context: str, start_s: float, end_s: float) -> None:
-        """Note sound that must not be played; what of it has passed already cannot be helped."""
+        """Note sound that must not be played, behind any noted before; what has passed already cannot be helped."""
         self._void.setdefault(context, []).append((2 * round(start_s * RATE), 2 * round(end_s * RATE)))
 
     def keep(self, pcm: bytes) -> bytes:
         """Give what of the next sound is to be played."""
         start, self._at = self._at, self._at + len(pcm)
-        for void_start, void_end in self._void.get(self._context, ()):
-            first, last = max(void_start, start), min(void_end, start + len(pcm))
-            if first < last:  # one that was cut twice is cut again: the places of the second are inside the first
-                pcm = pcm[: first - start] + pcm[last - start :]
+        for void_start, void_end in reversed(self._void.get(self._context, [])):  # from the back: places stay true
+            first, last = max(void_start - start, 0), min(void_end - start, len(pcm))
+            if first < last:
+                pcm = pcm[:first] + pcm[last:]
         return pcm
 
 

@@ -36,7 +36,7 @@ class Find(StrEnum):
 def next_message(data: bytes | bytearray) -> tuple[int, Find]:
     """Give the first position where a frame begins, or may begin; everything before it belongs to no frame.
 
-    At the very beginning a close frame counts too: nothing was lost then, and the caller is leaving.
+    At the very beginning a close frame counts too, when it is all there is: nothing was lost then, and the caller is leaving.
     """
     for at in range(len(data)):
         if data[at] == _TEXT or (data[at] == _CLOSE and at == 0):
@@ -59,7 +59,9 @@ def _look(data: bytes | bytearray, at: int) -> Find:
         else b""
     )
     if data[at] == _CLOSE:
-        return _close(text, length)
+        return _close(text, length, len(data) - body - _MASK_BYTES)
+    if not length:
+        return Find.NOTHING  # an empty message is none of theirs
     if text[:1] not in {b"", b"{"}:
         return Find.NOTHING
     if _BEGINNING.match(text):
@@ -67,12 +69,12 @@ def _look(data: bytes | bytearray, at: int) -> Find:
     return Find.NOTHING if text and len(text) == wanted else Find.UNDECIDED
 
 
-def _close(text: bytes, length: int) -> Find:
-    if length == 0:
-        return Find.MESSAGE
-    if len(text) < 2:  # noqa: PLR2004 - the code is two bytes
-        return Find.UNDECIDED if length >= 2 else Find.NOTHING  # noqa: PLR2004 - as above
-    return Find.MESSAGE if int.from_bytes(text[:2]) in _CLOSE_CODES else Find.NOTHING
+def _close(text: bytes, length: int, have: int) -> Find:
+    """Judge a close frame by its code and by being the last; `have` counts the bytes behind its mask, negative before them."""
+    code = int.from_bytes(text[:2]) if len(text) > 1 else None
+    if length == 1 or length > _SHORT or have > length or (code is not None and code not in _CLOSE_CODES):
+        return Find.NOTHING
+    return Find.MESSAGE if have == length else Find.UNDECIDED
 
 
 def _length(data: bytes | bytearray, at: int) -> tuple[int | None, int]:

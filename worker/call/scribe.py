@@ -42,6 +42,10 @@ class Scribe:
         """Write down that the greeting begins."""
         self._write("greeting", words, mark)
 
+    def greeting_sent(self, size: int) -> None:
+        """Write down how many bytes of the greeting have been sent, beyond those that are sent at once."""
+        self._write("sent", "", str(size))
+
     def greeted(self) -> None:
         """Write down that the greeting was sent to its end."""
         self._write("spoken", "", "0")
@@ -66,6 +70,10 @@ class Scribe:
         """Write down that the caller speaks now; `heard` is the part of the greeting that was heard before."""
         self._speeches.clear()
         self._write("interrupted", heard)
+
+    def cleared(self) -> None:
+        """Write down that what was not heard yet is taken back: it will be said again."""
+        self._write("cleared", "")
 
     def customer(self, outcome: str) -> None:
         """Write down what the prefetch found."""

@@ -7,7 +7,6 @@ Order matters in one place: between `start` and the first media message there is
 import asyncio
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -19,7 +18,6 @@ from shared.logs import get
 from shared.messages import (
     Bind,
     Closed,
-    Counted,
     Ending,
     FirstMedia,
     Message,
@@ -47,6 +45,7 @@ from worker.call.media import (
     Stopped,
 )
 from worker.call.memory import COME_BACK, Memory
+from worker.call.oddities import Oddities
 from worker.call.patience import Patience
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
@@ -89,7 +88,7 @@ class Serving:
         self._stream: Stream | None = None
         self._bound: Bind | None = None
         self._agent = Agent()
-        self._oddities: Counter[Oddity] = Counter()
+        self._oddities = Oddities(tell)
         self._tasks = Tasks()
         self._scribe = scribe
         self._direct = DirectSpeech(recordings, pipeline, scribe)
@@ -175,9 +174,7 @@ class Serving:
 
     def flush_oddities(self) -> None:
         """Report what was odd on the stream since the last time; called with each beat, so that no storm is possible."""
-        for oddity, times in self._oddities.items():
-            self._tell(Counted(oddity=oddity, times=times))
-        self._oddities.clear()
+        self._oddities.flush()
 
     async def hang_up(self) -> None:
         """Let what the agent is saying be heard, or the goodbye clip, then end the call."""
@@ -204,7 +201,7 @@ class Serving:
         self._patience.frame()
         event, oddity = self._codec.read(data)
         if oddity is not None:
-            self._oddities[oddity] += 1
+            self._oddities.note(oddity)
         match event:
             case Audio():
                 if not self._parting:  # the last word is ours
@@ -226,11 +223,11 @@ class Serving:
     def binary(self) -> None:
         """Count a binary message: the carrier never sends one."""
         self._patience.frame()
-        self._oddities[Oddity.BINARY_FRAME] += 1
+        self._oddities.note(Oddity.BINARY_FRAME)
 
     def oversize(self) -> None:
         """Count a message that was too long; the stream ends over it."""
-        self._oddities[Oddity.OVERSIZE_FRAME] += 1
+        self._oddities.note(Oddity.OVERSIZE_FRAME)
 
     def ended(self, code: int | None) -> None:
         """Note the end of the stream by the peer."""
@@ -268,7 +265,7 @@ class Serving:
         self._started_at = at
         self.hearing.keep()
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
-        if self._bound is not None and self._bound.resume is not None:
+        if self._codec.joining:
             self._tell(Resumed(at=first_media_at or at))
         if not self._memory:
             self._scribe.greeting(self._greeting_words, mark)
@@ -323,7 +320,9 @@ class Serving:
         memory = self._memory
         self._attach(stream_sid)
         at = 0.0
-        if memory.owed and not resume.bridged:
+        if memory.owed:
+            self._scribe.cleared()
+        if memory.owed and not resume.bridged:  # else the keeper has done both
             self._pipeline.output.take_back()
             at = self._direct.play(BRIDGING, self._agent)
         self._opened = True
@@ -335,17 +334,18 @@ class Serving:
         self.hearing.take_over()
         if memory.talked:
             self._pipeline.open_gate()  # the first answer has waited for the customer already
-        self._tasks.go(self._take_up(resume))
+        self._tasks.go(self._take_up())
 
-    async def _take_up(self, resume: Resume) -> None:
+    async def _take_up(self) -> None:
         self.hearing.listen()
         begun = self._memory.greeting
-        if begun is not None and not begun.mark and not begun.sent:
+        if begun is not None and begun.words and not begun.mark and not begun.sent:
+            self._scribe.cleared()
             self._pipeline.output.take_back()
             await self._pipeline.speak(begun.words)  # the voice was greeting: it begins again
             return
         if begun is not None and self._greeting is not None:
-            self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at), resume.lost_at)
+            self._direct.greet_on(self._greeting, begun, time.monotonic() - (time.time() - begun.at))
         elif not self._memory.owed:
             await self._pipeline.output.announce_direct_speech(speaking=False)  # it is the caller's turn
         await self._pipeline.recall(self._memory)
@@ -355,7 +355,7 @@ class Serving:
     def _echoed(self, name: str) -> None:
         output = self._pipeline.output
         if not output.playout.knows(name):
-            self._oddities[Oddity.UNKNOWN_MARK] += 1
+            self._oddities.note(Oddity.UNKNOWN_MARK)
             return
         heard = output.playout.echoed(name)
         if heard is None:

@@ -24,6 +24,9 @@ PREROLL_BYTES: Final = 2 * RATE
 GIVEN_UP_BYTES: Final = 5 * RATE
 """What was not recognised so long after a pause was no speech."""
 
+PIECE_BYTES: Final = RATE // 50
+"""20 ms."""
+
 _HEADER: Final = struct.Struct("<QQ")
 _POSITION: Final = struct.Struct("<Q")
 _NEEDED_AT: Final = 8
@@ -43,8 +46,9 @@ class Tape:
         self._map = mmap.mmap(fd, _HEADER.size + RING_BYTES)
         os.close(fd)
         self.position, self._needed = _HEADER.unpack_from(self._map)
-        self._holding = self.position == 0
-        self._quiet_at: int | None = None
+        # A successor has not heard yet what its predecessor left: that is kept until it had the time to notice a voice in it.
+        self._holding = True
+        self._quiet_at: int | None = self.position or None
 
     def write(self, ulaw: bytes) -> None:
         """Append audio; what is older than the ring is overwritten."""
@@ -61,7 +65,7 @@ class Tape:
             self._need(max(self._needed, self.position - PREROLL_BYTES))
 
     def speech_began(self) -> None:
-        """Keep what comes from now on, and a little before, until it is written down."""
+        """Keep what is there, and what comes from now on, until it is written down."""
         self._holding, self._quiet_at = True, None
 
     def speech_ended(self) -> None:
@@ -88,3 +92,8 @@ class Tape:
     def _need(self, position: int) -> None:
         self._needed = max(0, position)
         _POSITION.pack_into(self._map, _NEEDED_AT, self._needed)
+
+
+def pieces(audio: bytes) -> list[bytes]:
+    """Cut audio as a carrier would have sent it: who looks for a voice in it looks once per piece."""
+    return [audio[at : at + PIECE_BYTES] for at in range(0, len(audio), PIECE_BYTES)]

@@ -10,7 +10,7 @@ from pipecat.services.llm_service import FunctionCallParams
 
 from shared.agents import Agent
 from shared.logs import get
-from worker.call.memory import UNKNOWN_OUTCOME, Asked
+from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked
 from worker.call.scribe import Scribe
 from worker.tools.registry import Outcome, Session, Tool, ToolCall
 
@@ -82,6 +82,9 @@ class Toolbox:
                 outcome = await tool.run(self._call(asked))
         except TimeoutError:
             outcome = Outcome({"error": "This took too long and was given up."})
+        except asyncio.CancelledError:
+            self._scribe.tool_ended(asked.id, CANCELLED, answer=False)  # or a successor would take it for unfinished
+            raise
         except Exception as error:
             log.exception("tool failed", tool=tool.name)
             outcome = Outcome({"error": f"This did not work: {error}"})

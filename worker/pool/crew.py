@@ -125,6 +125,8 @@ class Crew:
         cold = [resource for resource in PARKED_RESOURCES if not beat.warm.get(resource, False)]
         if cold and worker.state is _S.READY:
             self._provider_lost(worker, cold[0], "the worker's own check says it is not warm")
+        if worker.state is _S.READY:
+            self._rescue.ready()  # it may have been passed over for its silence
 
     def _observed(self, message: Observed) -> None:
         try:

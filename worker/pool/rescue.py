@@ -13,7 +13,7 @@ from typing import Final
 from websockets.frames import CloseCode
 
 from shared import logs
-from shared.calls import CallEvent, EndReason, StreamSid
+from shared.calls import CallEvent, EndReason
 from shared.clips import Clip
 from shared.journal import packed
 from shared.messages import Bind, Resume
@@ -83,7 +83,7 @@ class Rescue:
             self._wait(call)
 
     def ready(self) -> None:
-        """Give a worker that has become ready to the call that waits longest; called before anything else may take it."""
+        """Give a worker that can be given to the call that waits longest; called before anything else may take it."""
         for call in list(self._waiting):
             if not self._resume(call):
                 return
@@ -150,23 +150,23 @@ class Rescue:
         )
 
     def _wait(self, call: Call) -> None:
-        assert call.stream is not None  # noqa: S101 - asked by the caller
+        house = self._house
         _log.warning("call waits for a worker", call_sid=call.sid, trace_id=call.incoming.trace_id, deaths=call.deaths)
         clip = self._bridging
         fits = clip is not None and base_language(clip.language) in {base_language(call.agent.language), ""}
         self._waiting[call] = Waiting(call, clip.audio if clip is not None and fits else b"", self._hung_up)
+        house.changed()
         asyncio.get_running_loop().call_later(WAIT_S, self._waited, call, call.lost_at)
 
     def _waited(self, call: Call, lost_at: float) -> None:
         if call in self._waiting and call.lost_at == lost_at:
             self._give_up(call, EndReason.WORKER_LOST)
 
-    def _hung_up(self, call: Call, stream_sid: StreamSid | None) -> None:
-        """Note that the caller left while waiting; `stream_sid` was learnt meanwhile."""
-        call.stream_sid = call.stream_sid or stream_sid
+    def _hung_up(self, call: Call, why: EndReason) -> None:
+        """Note that the caller left while waiting."""
         self._house.metrics.failover(call.loss, Failover.HUNG_UP)
         self.forget(call)
-        self._house.ended(call, EndReason.CALLER_HANGUP)
+        self._house.ended(call, why)
         self._house.keeper.drop(call)
 
     def _give_up(self, call: Call, reason: EndReason) -> None:

@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from shared.calls import StreamSid
-from worker.call.media import MEDIA_SUFFIX, Audio, Codec, Stopped, media_prefix
+from shared.calls import EndReason, StreamSid
+from worker.call.media import MEDIA_SUFFIX, Audio, Codec, Stopped, clear_message, media_prefix
+from worker.call.memory import remember
 from worker.call.stream import Stream, open_stream
 from worker.call.tape import Tape
 from worker.pool.book import Call
@@ -20,11 +21,11 @@ from worker.pool.book import Call
 EVERY_S: Final = 8.0
 """Between two bridging words: a caller who hears nothing for longer hangs up."""
 
-HungUp = Callable[[Call, StreamSid | None], None]
+HungUp = Callable[[Call, EndReason], None]
 
 
 class Waiting:
-    """One waiting call. `hung_up` is called when the caller leaves; nothing is called after `leave`.
+    """One waiting call. `hung_up` is called when the caller leaves, with why; nothing is called after `leave`.
 
     A stream whose `start` nobody is known to have read is left alone: what it says first is for the worker that comes.
     """
@@ -35,6 +36,8 @@ class Waiting:
         self._hung_up = hung_up
         self._codec = Codec(call.stream_sid or "")
         self._tape = None if call.tape is None else Tape(os.dup(call.tape))
+        if self._tape is not None:
+            self._tape.speech_began()  # nobody listens who could tell speech from silence: all of it is kept
         self._stream: Stream | None = None
         self._left = False
         self._timer: asyncio.TimerHandle | None = None
@@ -62,7 +65,7 @@ class Waiting:
             case Audio() if self._tape is not None:
                 self._tape.write(event.ulaw)
             case Stopped():
-                self.ended(None)
+                self._gone(EndReason.CALLER_HANGUP)
             case _:
                 pass
 
@@ -72,16 +75,21 @@ class Waiting:
     def oversize(self) -> None:
         """Leave it to `ended`."""
 
-    def ended(self, code: int | None) -> None:  # noqa: ARG002 - the listener's signature
-        """Note that the caller is gone."""
+    def ended(self, code: int | None) -> None:
+        """Note that the caller, or the connection, is gone."""
+        self._gone(EndReason.STREAM_LOST if code is None else EndReason.CALLER_HANGUP)
+
+    def _gone(self, why: EndReason) -> None:
         if not self._left:
             self._left = True
-            self._hung_up(self._call, StreamSid(self._codec.stream_sid) if self._codec.stream_sid else None)
+            self._hung_up(self._call, why)
 
     async def _open(self, stream_sid: StreamSid) -> None:
         assert self._call.stream is not None  # noqa: S101 - only a call with a stream waits
         with contextlib.suppress(OSError):
             self._stream = await open_stream(self._call.stream.dup(), self, resync=True)
+            if self._bridging and remember(self._call.journal).owed:
+                self._stream.send(clear_message(stream_sid))  # what broke off will be said again
             self._speak(stream_sid)
 
     def _speak(self, stream_sid: StreamSid) -> None:

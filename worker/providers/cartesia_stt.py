@@ -42,7 +42,7 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         )
         self._language_override = settings.cartesia_stt_language
         self._trouble = trouble or Trouble(Resource.STT)
-        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._ask_again, self._stays))
+        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
         self._unheard = Unheard(BYTES_PER_S)
         self._sending = asyncio.Lock()
         self._failure: Exception | None = None
@@ -120,12 +120,12 @@ class ParkedCartesiaSTT(CartesiaSTTService):
             raise self._failure or ConnectionError("not connected")
         return made
 
-    def _stays(self, _why: str) -> bool:
+    async def _lost(self, _why: str) -> bool:
+        async with self._sending:
+            self._unheard.rewind()
         return not self._disconnecting
 
     async def _ask_again(self) -> None:
-        async with self._sending:
-            self._unheard.rewind()
         await self._send_all()
         if not self._unheard.turns:
             self._trouble.works(time.monotonic())

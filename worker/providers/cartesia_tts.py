@@ -35,6 +35,10 @@ log = get(__name__)
 KEEP_OPEN_S: Final = 1.0
 """How often open audio contexts are kept from ending; Pipecat waits 3 s for sound."""
 
+PIECE_S: Final = 0.04
+"""The transport plays sound in such pieces. What does not fill one waits for more, and is dropped after 3 s of silence: the
+sound of a lost connection is filled up, so that places in the sound stay true."""
+
 SAMPLE_BYTES: Final = 2
 BAD_REQUEST: Final = 400
 
@@ -58,7 +62,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         self._on_lost = on_lost
         self._default_voice = settings.cartesia_voice_id
         self._trouble = trouble or Trouble(Resource.TTS)
-        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._ask_again, self._stays))
+        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
         self._utterances: dict[str, Utterance] = {}
         self._contexts: dict[str, str] = {}  # of names on the wire
         self._numbers = itertools.count(1)
@@ -146,12 +150,33 @@ class ParkedCartesiaTTS(CartesiaTTSService):
             raise self._failure or ConnectionError(self.last_error)
         return made
 
-    def _stays(self, why: str) -> bool:
+    async def _lost(self, why: str) -> bool:
         if self._disconnecting:
             return False
         if not self.serving:
             self._on_lost(why)
-        return self.serving
+            return False
+        async with self._sending:
+            self._contexts.clear()
+            for name, utterance in list(self._utterances.items()):
+                if self.audio_context_available(name):
+                    await self._settle(name, utterance)
+                else:
+                    self._forget(name)
+        return True
+
+    async def _settle(self, name: str, utterance: Utterance) -> None:
+        """Take back the sound of a word that will be said again, before it is played; end what had all its words."""
+        rest = -round(utterance.received_s * self.sample_rate) % round(PIECE_S * self.sample_rate)
+        if rest:
+            silence = bytes(SAMPLE_BYTES * rest)
+            await self.append_to_audio_context(name, TTSAudioRawFrame(silence, self.sample_rate, 1, context_id=name))
+            utterance.sound(rest / self.sample_rate)
+        void = utterance.lost()
+        if void is not None:
+            self.on_void(name, void.start_s, void.end_s)
+        if utterance.flushed and not utterance.unsaid:
+            await self._finish(name)
 
     async def _receive_task_handler(self, *_args: Any) -> None:
         await self._line.run(self._websocket)
@@ -172,17 +197,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
     async def _ask_again(self) -> None:
         """Ask on a new connection for what did not come on the former one."""
         async with self._sending:
-            self._contexts.clear()
             for name, utterance in list(self._utterances.items()):
-                if not self.audio_context_available(name):
-                    self._forget(name)
-                    continue
-                void = utterance.lost()
-                if void is not None:
-                    self.on_void(name, void.start_s, void.end_s)
-                if utterance.flushed and not utterance.unsaid:
-                    await self._finish(name)
-                    continue
                 for text in utterance.unsaid:
                     utterance.awaited = True
                     await self._say(name, utterance, text)
@@ -222,7 +237,6 @@ class ParkedCartesiaTTS(CartesiaTTSService):
                 await self._refused(name, utterance, said)
             case _:
                 pass
-        self._expect()
         self._review()
 
     async def _sound(self, name: str, utterance: Utterance, pcm: bytes) -> None:
@@ -268,8 +282,10 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         return utterance
 
     def _review(self) -> None:
+        """Look again at what is waited for: by the caller, and by the line."""
         if not any(utterance.unsaid or utterance.flushed for utterance in self._utterances.values()):
             self._trouble.idle()
+        self._expect()
 
     # --- the clock ----------------------------------------------------------------------------------------------------
 

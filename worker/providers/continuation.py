@@ -26,7 +26,7 @@ class Continuation:
         if len(held) < len(given) and given.startswith(held):
             return ""
         if held.startswith(given):
-            self._joined = True
+            self._held, self._joined = "", True
             return held[len(given) :]
         return self.rest()
 

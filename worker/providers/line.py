@@ -61,14 +61,14 @@ class Owner:
     Attributes:
         dial: make a connection; raises what went wrong.
         hear: take a message; `Failed` ends the connection.
+        lost: the connection is gone, and why: settle what came of it; say whether it is to be made again.
         again: the connection is made: ask again what was not answered. Runs before `Line.up` is true.
-        stays: whether to come back after a loss; told why it was lost.
     """
 
     dial: Callable[[], Awaitable[ClientConnection]]
     hear: Callable[[str | bytes], Awaitable[None]]
+    lost: Callable[[str], Awaitable[bool]]
     again: Callable[[], Awaitable[None]]
-    stays: Callable[[str], bool]
 
 
 class Line:
@@ -100,7 +100,7 @@ class Line:
             error = await self._listen(self._socket)
             self._ready = False
             self.relax()
-            if not self._owner.stays(in_words(error) if error else "the provider closed the connection"):
+            if not await self._owner.lost(in_words(error) if error else "the provider closed the connection"):
                 return
             await self._dial(error or ConnectionError("closed"))
 

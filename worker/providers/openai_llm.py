@@ -113,11 +113,17 @@ class WarmOpenAILLM(OpenAILLMService):
             self._trouble.idle()
 
     async def _pause(self, error: Exception) -> None:
-        """Wait before another try; raises the error again when there is none to be made."""
+        """Wait before another try; raises `Failed` when there is none to be made.
+
+        Its words are ours: what the vendor says to a wrong key repeats parts of it.
+        """
         now, cause = time.monotonic(), setback_of(error)
         if cause is None:
-            self._trouble.refuse(str(error), now)
-            raise error
+            why = " ".join(
+                str(each) for each in (getattr(error, "status_code", ""), getattr(error, "code", "")) if each
+            )
+            self._trouble.refuse(why, now)
+            raise Failed(f"the model provider refused: {why}") from None
         since = self._asked_at if cause is Setback.SILENT else None
         pause = self._trouble.setback(cause, now, random.random(), since)  # noqa: S311 - spreads load
         await asyncio.sleep(max(pause, retry_after_s(error)))
