@@ -29,6 +29,9 @@ check: $(STAMP)  ## style, types, layers
 test: $(STAMP)  ## all tests (ARGS are given to pytest)
 	$(PY) -m pytest $(ARGS)
 
+chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
+	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz $(ARGS)
+
 coverage: $(STAMP)  ## all tests with branch coverage
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
@@ -44,4 +47,4 @@ run: $(STAMP)  ## router, pool and prefetchers with the settings of .env
 clean:  ## remove what the words above made
 	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 
-.PHONY: help install lock format check test coverage demo bench run clean
+.PHONY: help install lock format check test chaos coverage demo bench run clean

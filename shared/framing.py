@@ -38,7 +38,7 @@ class Reader(msgspec.Struct, frozen=True):
         """
         try:
             return self.decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # 64 KiB of brackets nest too deep
             msg = f"unreadable message: {error}"
             raise StreamProtocolError(msg) from error
 

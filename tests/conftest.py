@@ -1,4 +1,7 @@
-"""Fixtures for all tests: a real Redis, one server for the session, empty at the start of each test that asks for it."""
+"""Fixtures for all tests: a real Redis, one server for the session, empty at the start of each test that asks for it.
+
+And how hard property tests try.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import effort
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+effort.load()
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from worker.call.playout import RATE
 RING_BYTES: Final = 30 * RATE
 """Nobody speaks for longer without being answered; 240 kB, taken page by page as they are written."""
 
-PREROLL_BYTES: Final = RATE // 2
-"""How much a successor hears of what was silence: a voice is noticed 0.2 s after it began."""
+PREROLL_BYTES: Final = 2 * RATE
+"""How much a successor hears of what was silence: a voice is noticed 0.2 s after it began, on a busy machine a second later."""
 
 GIVEN_UP_BYTES: Final = 5 * RATE
 """What was not recognised so long after a pause was no speech."""

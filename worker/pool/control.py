@@ -152,7 +152,12 @@ class Control:
             close_all(fds)
             _log.error("hand-off without its socket", call_sid=message.ticket.call_sid, descriptors=len(fds))
             return
-        house, sock = self._house, adopt(fds[0])
+        house = self._house
+        try:
+            sock = adopt(fds[0])
+        except OSError as error:
+            _log.error("hand-off of no socket", call_sid=message.ticket.call_sid, error=str(error))
+            return
         call = self._admit(message.ticket)
         if isinstance(call, UpgradeRefusal):
             house.keeper.refuse(sock, refusal(HTTPStatus.FORBIDDEN))

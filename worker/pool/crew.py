@@ -113,6 +113,7 @@ class Crew:
             case Ending():
                 self._house.ended(call, message.reason)
             case Closed():
+                self._house.ended(call, EndReason.STREAM_LOST)  # unless it said why: without a stream no call goes on
                 self._house.keeper.drop(call)
                 self.leaving(worker)
 

@@ -7,7 +7,9 @@ caller who hears silence. Nothing here waits: the first media is behind it.
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +19,7 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from shared.channel import close_all
 from worker.pool.book import Call
 
 SEND_BUFFER_BYTES: Final = 262_144
@@ -56,8 +59,19 @@ def refusal(status: HTTPStatus) -> bytes:
 
 
 def adopt(fd: int) -> socket.socket:
-    """Take over a received descriptor: not for our children, never blocking, frames leave at once."""
-    sock = socket.socket(fileno=fd)
+    """Take over a received descriptor: not for our children, never blocking, frames leave at once.
+
+    Raises:
+        OSError: it is no stream socket; it is closed.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        close_all([fd])
+        raise
+    if sock.type is not socket.SOCK_STREAM:
+        sock.close()
+        raise OSError(errno.EPROTOTYPE, os.strerror(errno.EPROTOTYPE))
     sock.set_inheritable(False)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

@@ -62,7 +62,10 @@ class StackFile:
         """Give what was written since the last time, at most 40 lines."""
         if self._fd < 0:
             return []
-        data = os.pread(self._fd, MOST_BYTES, self._read)
+        try:
+            data = os.pread(self._fd, MOST_BYTES, self._read)
+        except OSError:  # a worker gave something else than a file: that must not cost its call
+            return []
         self._read = os.fstat(self._fd).st_size
         text = data.decode("utf-8", errors="replace")
         return [line.strip() for line in text.splitlines() if line.strip()][:MOST_LINES]

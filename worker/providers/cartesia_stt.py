@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
-from pipecat.frames.frames import Frame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
+from pipecat.frames.frames import Frame, TranscriptionFrame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.services.cartesia.stt import CartesiaSTTService
 from websockets.asyncio.client import ClientConnection
@@ -76,6 +76,12 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         self._unheard.add(audio)
         await self._send()
         yield None
+
+    async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
+        """Let no interruption take a final transcript back: on a busy machine the caller's words overtake their own barge-in."""
+        if isinstance(frame, TranscriptionFrame):
+            frame.interruptible = False
+        await super().push_frame(frame, direction)
 
     async def push_error(self, error_msg: str, exception: Exception | None = None, **kwargs: Any) -> None:
         """Keep what went wrong; the trouble tells of it. Pipecat would make the ear unusable for good."""

@@ -28,7 +28,8 @@ class Unheard:
         self._sent = 0
         self._bytes = 0
         self._answered = False
-        self.speaking = False
+        self.speaking = True
+        """The caller speaks, or may: what a predecessor had heard comes faster than the voice detector looks at it."""
 
     @property
     def turns(self) -> int:
