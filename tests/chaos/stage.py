@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.standins.carrier_call import Call
 
-READY = 4
+READY = 5
 
 
 class Stage:

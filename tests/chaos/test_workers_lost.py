@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-AT_ONCE = 3
+AT_ONCE = 4
 FAULTS = [*(Fault("kill -9", moment, kill_worker) for moment in Moment), Fault("SIGSTOP", Moment.SPEAKING, stop_worker)]
 
 
