@@ -216,7 +216,8 @@ async def test_many_calls_leave_no_descriptor_behind() -> None:
 
     Without Redis, whose client opens connections of its own when writes coincide.
     """
-    plan = Plan(pool_ready=4, connect_ms=0, redis=False, prefetcher=False, supabase=False)
+    full = {"POOL_MAX": "4"}  # not one more for a call that waits
+    plan = Plan(pool_ready=4, connect_ms=0, redis=False, prefetcher=False, supabase=False, env=full)
     async with Stack(plan) as stack:
         zygote = next(
             child for child in psutil.Process(stack.pool.pid).children() if "zygote" in " ".join(child.cmdline())
