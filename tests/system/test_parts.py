@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from shared.metrics import Loss
 from tests.pool_process import descriptors
 from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted, recording, worker_of
@@ -240,7 +241,7 @@ async def test_many_calls_leave_no_descriptor_behind() -> None:
             with contextlib.suppress(AssertionError):  # what is closing may need a moment
                 await stack.until(lambda: held() == before, "as many descriptors as before", deadline_s=20)
             assert held() == before
-        assert stack.metric("offhook_failovers_total", reason="died", outcome="resumed") == 20
+        assert stack.metric("offhook_failovers_total", reason=Loss.DIED, outcome="resumed") == 20
         assert stack.metric("offhook_calls_total", end_reason="worker_lost") == 0
 
 

@@ -15,6 +15,7 @@ import pytest
 from shared.calls import CallSid, CallState, EndReason
 from shared.clips import load_manifest
 from shared.messages import Reserved
+from shared.metrics import Loss
 from shared.settings import Settings
 from tests.fake_child import Script
 from tests.pool_process import (
@@ -167,7 +168,7 @@ async def test_the_same_connection_is_served_by_another_worker_that_knows_the_ca
         await stream.send("end agent_hangup")
         assert await closed(stream) == 1000
     assert await ended(router, sid) is EndReason.AGENT_HANGUP
-    assert await pool.metric("offhook_failovers_total", reason="died", outcome="resumed") == 2
+    assert await pool.metric("offhook_failovers_total", reason=Loss.DIED, outcome="resumed") == 2
     assert await pool.metric("offhook_failover_seconds_count") == 2
     assert await pool.metric("offhook_calls_total", end_reason="worker_lost") == 0
     assert await pool.metric("offhook_calls_active") == 0
@@ -210,8 +211,8 @@ async def test_a_call_that_kills_its_workers_is_given_up_after_three_resumes(poo
         assert await closed(stream) == 1011
     assert await ended(router, sid) is EndReason.POISONED
     assert await pool.metric("offhook_calls_total", end_reason="poisoned") == 1
-    assert await pool.metric("offhook_failovers_total", reason="died", outcome="resumed") == 3
-    assert await pool.metric("offhook_failovers_total", reason="died", outcome="ended") == 1
+    assert await pool.metric("offhook_failovers_total", reason=Loss.DIED, outcome="resumed") == 3
+    assert await pool.metric("offhook_failovers_total", reason=Loss.DIED, outcome="ended") == 1
     await router.ready(3)
 
 
@@ -308,7 +309,7 @@ async def test_a_caller_who_hangs_up_while_waiting_ends_the_call(tmp_path: Path,
                 await stream.send('{"event": "stop", "streamSid": "MZ1"}')
                 await ended(router, sid)
         assert await ended(router, sid) is EndReason.CALLER_HANGUP
-        assert await pool.metric("offhook_failovers_total", reason="died", outcome="hung_up") == 1
+        assert await pool.metric("offhook_failovers_total", reason=Loss.DIED, outcome="hung_up") == 1
         assert await pool.metric("offhook_calls_active") == 0
         pool.tell(Script())
         await router.ready(1)
@@ -332,4 +333,4 @@ async def test_a_hundred_kills_leave_no_descriptor_behind(tmp_path: Path) -> Non
             assert await ended(router, sid) is EndReason.CALLER_HANGUP
         await router.ready(4)
         await eventually(lambda: (descriptors(pool.pid), descriptors(pool.zygote)) == before or None)
-        assert await pool.metric("offhook_failovers_total", reason="died", outcome="resumed") == 100
+        assert await pool.metric("offhook_failovers_total", reason=Loss.DIED, outcome="resumed") == 100
