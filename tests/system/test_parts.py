@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from shared.metrics import Loss
 from tests.pool_process import descriptors
 from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted, worker_of
@@ -174,7 +175,8 @@ async def test_many_calls_leave_no_descriptor_behind() -> None:
 
     Without Redis, whose client opens connections of its own when writes coincide.
     """
-    plan = Plan(pool_ready=4, connect_ms=0, redis=False, prefetcher=False, supabase=False)
+    full = {"POOL_MAX": "4"}  # not one more for a call that waits
+    plan = Plan(pool_ready=4, connect_ms=0, redis=False, prefetcher=False, supabase=False, env=full)
     async with Stack(plan) as stack:
         zygote = next(
             child for child in psutil.Process(stack.pool.pid).children() if "zygote" in " ".join(child.cmdline())
@@ -197,7 +199,7 @@ async def test_many_calls_leave_no_descriptor_behind() -> None:
             with contextlib.suppress(AssertionError):  # what is closing may need a moment
                 await stack.until(lambda: held() == before, "as many descriptors as before", deadline_s=20)
             assert held() == before
-        assert stack.metric("offhook_failovers_total", reason="died", outcome="resumed") == 20
+        assert stack.metric("offhook_failovers_total", reason=Loss.DIED, outcome="resumed") == 20
         assert stack.metric("offhook_calls_total", end_reason="worker_lost") == 0
 
 

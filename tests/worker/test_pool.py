@@ -265,7 +265,9 @@ async def test_without_any_worker_the_upgrade_is_refused_with_503(tmp_path: Path
 
 async def test_many_calls_leave_no_descriptor_behind(tmp_path: Path) -> None:
     """30 calls, some of whose workers are killed, some refused: pool and zygote hold what they held before."""
-    async with running_pool(tmp_path, ready=4) as pool:
+    async with running_pool(
+        tmp_path, ready=4, settings={"POOL_MAX": "4"}
+    ) as pool:  # not one more for a call that waits
         router = await pool.router()
         await router.ready(4)
         before = descriptors(pool.pid), descriptors(pool.zygote)
