@@ -11,7 +11,9 @@ WRITTEN = re.compile(r"^(?:async )?def (test_[a-z0-9_]+)", re.MULTILINE)
 def test_every_row_of_the_fault_table_names_a_test_that_is_there() -> None:
     named = set(NAMED.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     there = {
-        name for path in (ROOT / "tests").rglob("test_*.py") for name in WRITTEN.findall(path.read_text(encoding="utf-8"))
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in WRITTEN.findall(path.read_text(encoding="utf-8"))
     }
     assert len(named) > 20
     assert named <= there

@@ -97,22 +97,13 @@ def test_a_completion_nobody_spoke_before_has_no_total() -> None:
     assert reports.stages == [Stage.LLM, Stage.TTS]
 
 
-def test_whether_the_completion_spoke_is_known_from_its_first_token_on() -> None:
-    clock = Reports().clock
-    spoke = [clock.spoke]
-    for step in (clock.asked, clock.token, clock.audio, clock.asked):
-        step(1.0)
-        spoke.append(clock.spoke)
-    assert spoke == [False, False, True, True, False]
-
-
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
 def gate(timeout_s: float = LONG_S, reports: Reports | None = None) -> tuple[FirstAnswerGate, asyncio.Queue[str]]:
     """Make a gate, and the journal it writes to."""
     journal: asyncio.Queue[str] = asyncio.Queue()
-    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait, lambda _speaking: None), journal
+    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait, lambda *_voice: None), journal
 
 
 async def read(journal: asyncio.Queue[str]) -> str:
@@ -210,12 +201,14 @@ async def test_what_a_predecessor_has_journaled_is_not_journaled_again_even_when
 
 
 async def test_the_callers_voice_is_told_when_it_begins_and_ceases() -> None:
-    voice: list[bool] = []
-    held = FirstAnswerGate(LONG_S, Reports().clock, lambda _text: None, voice.append)
+    voice: list[tuple[bool, int]] = []
+    held = FirstAnswerGate(LONG_S, Reports().clock, lambda _text: None, lambda *told: voice.append(told))
+    audio = InputAudioRawFrame(audio=bytes(640), sample_rate=8000, num_channels=1)
     async with piped(held) as rig:
-        await rig.send(VADUserStartedSpeakingFrame(), VADUserStoppedSpeakingFrame())
+        await rig.send(audio, VADUserStartedSpeakingFrame(), audio, VADUserStoppedSpeakingFrame())
         await rig.until(VADUserStoppedSpeakingFrame)
-    assert voice == [True, False]
+    assert [speaking for speaking, _ in voice] == [True, False]
+    assert voice[0][1] <= voice[1][1] <= 640, "with how much of the audio, as mu-law, had been seen by then"
 
 
 async def test_the_callers_audio_ends_at_the_gate_and_everything_else_passes() -> None:

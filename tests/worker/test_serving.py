@@ -26,7 +26,7 @@ from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without t
 from tests.worker.line import DEADLINE_S, Peer, connected, masked
 from worker.call.greeting import Recording, burst, record
 from worker.call.media import clear_message, mark_message
-from worker.call.memory import COME_BACK, Greeting, Memory
+from worker.call.memory import Greeting, Memory
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import RATE, Mark, Playout
 from worker.call.scribe import Scribe
@@ -130,9 +130,6 @@ class FakePipeline:
             while not true():
                 self.did.clear()
                 await self.did.wait()
-
-    def open_gate(self) -> None:
-        """Let the first answer go."""
 
     def close_gate(self) -> None:
         """Take no more questions."""
@@ -1064,10 +1061,10 @@ async def test_what_was_said_to_the_predecessor_is_heard_before_what_is_said_now
 async def test_the_tape_follows_the_voice_and_is_let_go_when_words_are_written_down() -> None:
     tape = Tape(make_tape())
     async with call(recordings=CLIPS, after=After(resume(), LISTENING, tape)) as made:
-        made.serving.hearing.voice(True)
+        made.serving.hearing.voice(True, 0)
         await made.media(b"\x07" * 160)
         await made.hear(160)
-        made.serving.hearing.voice(False)
+        made.serving.hearing.voice(False, 160)
         await made.media(b"\x08" * 160)
         await made.hear(320)
         made.serving.caller_spoke("Seven.")
@@ -1089,7 +1086,6 @@ async def test_a_call_that_comes_back_on_another_stream_is_taken_up_where_it_was
     async with call(recordings=CLIPS, after=After(None, LISTENING)) as made:
         await made.start()
         await made.receive("media")
-        await made.pipeline.until(lambda: made.pipeline.asked)
+        await made.pipeline.until(lambda: made.pipeline.recalled)
         assert made.pipeline.recalled is LISTENING
-        assert made.pipeline.asked == [COME_BACK]
         assert made.all(Entry) == []

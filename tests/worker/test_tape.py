@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pool_process import DEADLINE_S, REPOSITORY, descriptors
+from worker.call.playout import RATE
 from worker.call.tape import GIVEN_UP_BYTES, PIECE_BYTES, PREROLL_BYTES, RING_BYTES, Tape, make_tape, pieces
 
 FRAME = 160
@@ -177,6 +178,7 @@ def test_pieces_are_those_of_a_carrier_and_lose_nothing() -> None:
 
 WRITER = """
 import sys
+from worker.call.playout import RATE
 from worker.call.tape import Tape
 tape = Tape(int(sys.argv[1]))
 tape.speech_began()
@@ -199,3 +201,28 @@ def test_what_was_written_outlives_the_kill_of_its_writer(reel: Reel) -> None:
         writer.send_signal(signal.SIGKILL)
         assert writer.wait(DEADLINE_S) == -signal.SIGKILL
     assert reel.again().unheard() == b"said before the kill"
+
+
+def test_a_voice_that_begins_before_the_words_of_the_last_are_written_down_is_kept_from_its_beginning() -> None:
+    """A recogniser may take its time: the caller speaks again before the first sentence stands in the journal."""
+    tape = Tape(make_tape())
+    tape.write(b"\x01" * RATE * 3)
+    tape.speech_began(0)
+    tape.speech_ended(2 * RATE)
+    tape.write(b"\x02" * RATE * 2)
+    tape.speech_began(3 * RATE)
+    tape.written_down()
+    assert tape.unheard().count(b"\x02") == 2 * RATE
+    tape.speech_ended(5 * RATE)
+    tape.written_down()
+    assert tape.unheard() == b""
+
+
+def test_positions_are_those_the_pipeline_has_seen_and_not_those_that_were_written() -> None:
+    """On a busy machine it notices a pause when the next words are on the tape already: they are not written down yet."""
+    tape = Tape(make_tape())
+    tape.write(b"\x01" * RATE + b"\x02" * RATE)
+    tape.speech_began(0)
+    tape.speech_ended(RATE)
+    tape.written_down()
+    assert tape.unheard() == b"\x02" * RATE

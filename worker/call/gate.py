@@ -30,8 +30,6 @@ class TurnClock:
         self._speech_ended: float | None = None
         self._asked: float | None = None
         self._first_token: float | None = None
-        self.spoke = False
-        """Whether the completion under way has said anything yet."""
 
     def speech_ended(self, at: float) -> None:
         """The caller fell silent."""
@@ -42,14 +40,12 @@ class TurnClock:
         if self._speech_ended is not None and self._asked is None:
             self._report(Stage.STT, at - self._speech_ended)
         self._asked, self._first_token = at, None
-        self.spoke = False
 
     def token(self, at: float) -> bool:
         """A token came; say whether it was the first since the completion was asked for."""
         if self._asked is None or self._first_token is not None:
             return False
         self._first_token = at
-        self.spoke = True
         self._report(Stage.LLM, at - self._asked)
         return True
 
@@ -65,15 +61,17 @@ class TurnClock:
 class FirstAnswerGate(FrameProcessor):
     """Holds the first completion of a call until `open` was called, at most `timeout_s` seconds.
 
-    `on_user` is given each user turn, `on_voice` whether the caller begins or ceases to speak. An interruption while it waits
+    `on_user` is given each user turn, `on_voice` whether the caller begins or ceases to speak
+    and how much audio (bytes of mu-law) had been seen by then. An interruption while it waits
     cancels the wait like any frame; the next completion is then the first.
     """
 
     def __init__(
-        self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None], on_voice: Callable[[bool], None]
+        self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None], on_voice: Callable[[bool, int], None]
     ) -> None:
         super().__init__()
         self._on_voice = on_voice
+        self._seen = 0
         self._timeout_s = timeout_s
         self._clock = clock
         self._on_user = on_user
@@ -99,11 +97,12 @@ class FirstAnswerGate(FrameProcessor):
         if direction is FrameDirection.DOWNSTREAM:
             match frame:
                 case InputAudioRawFrame():
+                    self._seen += len(frame.audio) // 2  # 16 bits here, mu-law on the wire
                     return  # nobody behind reads it, and it would cross every processor to the end
                 case VADUserStartedSpeakingFrame():
-                    self._on_voice(True)
+                    self._on_voice(True, self._seen)
                 case VADUserStoppedSpeakingFrame():
-                    self._on_voice(False)
+                    self._on_voice(False, self._seen)
                     late = time.time() - frame.timestamp + frame.stop_secs
                     self._clock.speech_ended(time.monotonic() - late)
                 case LLMContextFrame():

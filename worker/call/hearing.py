@@ -13,6 +13,7 @@ class Hearing:
         self._early = bytearray()
         self._keeping = False
         self._listening = False
+        self._first = 0  # where on the tape that begins which the pipeline hears
 
     def record_on(self, tape: Tape | None) -> None:
         """Write what comes to this tape."""
@@ -31,6 +32,8 @@ class Hearing:
     def listen(self) -> None:
         """Let the pipeline hear, first what was kept: in small pieces, since it looks at the voice once in each."""
         early, self._early = bytes(self._early), bytearray()
+        if self._tape is not None:
+            self._first = self._tape.position - len(early)
         for piece in pieces(early):
             self._input.hear(piece)
         self._listening = True
@@ -44,12 +47,12 @@ class Hearing:
         elif self._keeping:
             self._early += ulaw
 
-    def voice(self, speaking: bool) -> None:  # noqa: FBT001 - the signature is the pipeline's
-        """Note that the caller began or ceased to speak."""
+    def voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the pipeline's
+        """Note that the caller began or ceased to speak, when the pipeline had seen so many bytes: it may lag behind."""
         if self._tape is not None and speaking:
-            self._tape.speech_began()
+            self._tape.speech_began(self._first + seen)
         elif self._tape is not None:
-            self._tape.speech_ended()
+            self._tape.speech_ended(self._first + seen)
 
     def written_down(self, _text: str) -> None:
         """Note that what the caller said stands in the journal."""

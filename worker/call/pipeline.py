@@ -71,7 +71,7 @@ class Models:
     turn: LocalSmartTurnAnalyzerV3
 
 
-def _nobody(_news: object) -> None:
+def _nobody(*_news: object) -> None:
     pass
 
 
@@ -82,7 +82,7 @@ class Hooks:
     provider_lost: Callable[[Resource, str], None]
     stage: Callable[[Stage, float], None]
     replied: Callable[[float], None] = _nobody
-    voice: Callable[[bool], None] = _nobody
+    voice: Callable[[bool, int], None] = _nobody
     user_said: Callable[[str], None] = _nobody
 
 
@@ -157,6 +157,7 @@ class AgentPipeline:
         self.output.on_quiet = self.quiet.set
         self.tts.on_word = self.output.word
         self.tts.on_void = self.output.void
+        self.llm.on_text = self.quiet.clear
         self._worker = PipelineWorker(
             Pipeline(
                 [
@@ -283,7 +284,7 @@ class AgentPipeline:
     @property
     def spoke(self) -> bool:
         """Whether the completion under way (or the last one) said anything aloud."""
-        return self._clock.spoke
+        return self.llm.spoke
 
     @property
     def waits_for_caller(self) -> bool:
@@ -326,8 +327,8 @@ class AgentPipeline:
         self._scribe.user_said(text)
         self._hooks.user_said(text)
 
-    def _voice(self, speaking: bool) -> None:  # noqa: FBT001 - the signature is the gate's
-        self._hooks.voice(speaking)
+    def _voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the gate's
+        self._hooks.voice(speaking, seen)
 
     def _first_token(self) -> None:
         self._scribe.speech_begins()

@@ -49,6 +49,7 @@ class Tape:
         # A successor has not heard yet what its predecessor left: that is kept until it had the time to notice a voice in it.
         self._holding = True
         self._quiet_at: int | None = self.position or None
+        self._voice_from: int | None = None
 
     def write(self, ulaw: bytes) -> None:
         """Append audio; what is older than the ring is overwritten."""
@@ -64,16 +65,21 @@ class Tape:
         if not self._holding:
             self._need(max(self._needed, self.position - PREROLL_BYTES))
 
-    def speech_began(self) -> None:
-        """Keep what is there, and what comes from now on, until it is written down."""
+    def speech_began(self, at: int | None = None) -> None:
+        """Keep what is there, and what comes from now on, until it is written down; noticed at position `at` (default: now)."""
         self._holding, self._quiet_at = True, None
+        if self._voice_from is None:
+            self._voice_from = (self.position if at is None else at) - PREROLL_BYTES
 
-    def speech_ended(self) -> None:
-        """Note a pause: what was said until now will be written down, or was no speech."""
-        self._quiet_at = self.position
+    def speech_ended(self, at: int | None = None) -> None:
+        """Note a pause at position `at`: what was said until then will be written down, or was no speech."""
+        self._quiet_at, self._voice_from = self.position if at is None else at, None
 
     def written_down(self) -> None:
-        """Let go of what was said before the last pause; of everything when there was none."""
+        """Let go of what was said before the last pause, or before the speech that is under way."""
+        if self._voice_from is not None:  # the words are those of an earlier speech
+            self._need(max(self._needed, self._voice_from))
+            return
         self._need(self.position if self._quiet_at is None else self._quiet_at)
         self._holding = False
 

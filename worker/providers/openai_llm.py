@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import httpx2
@@ -51,6 +51,9 @@ class WarmOpenAILLM(OpenAILLMService):
         self._trouble = trouble or Trouble(Resource.LLM)
         self._given = ""
         self._asked_at = 0.0
+        self.spoke = False
+        """Whether the completion under way, or the last one, says anything."""
+        self.on_text: Callable[[], None] = lambda: None
 
     def create_client(self, api_key: str | None = None, base_url: str | None = None, **_kwargs: Any) -> AsyncOpenAI:
         """Make the client as the base does, with the certificates the zygote has read and without retries of its own."""
@@ -96,6 +99,7 @@ class WarmOpenAILLM(OpenAILLMService):
 
     async def _answer(self, context: LLMContext) -> AsyncGenerator[ChatCompletionChunk, None]:
         self._given = ""
+        self.spoke = False
         self._trouble.wanted(time.monotonic())
         try:
             while True:
@@ -146,6 +150,7 @@ class WarmOpenAILLM(OpenAILLMService):
                     if delta is not None:
                         delta.content = rest.take(delta.content or "") + (rest.rest() if finished else "")
                         self._given += delta.content
+                        self._say(delta.content)
                     yield chunk
         finally:
             with contextlib.suppress(httpx2.HTTPError):  # it may be what broke
@@ -154,6 +159,12 @@ class WarmOpenAILLM(OpenAILLMService):
             raise Failed("the answer had no end")
         for chunk in tools:
             yield chunk
+
+    def _say(self, text: str) -> None:
+        """Note text before it goes on its way: a tool called in the same answer asks whether anything was said."""
+        if text.strip() and not self.spoke:
+            self.spoke = True
+            self.on_text()
 
     async def _chunks(self, stream: Any) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Give the chunks of a stream; one that falls silent is given up."""
