@@ -320,7 +320,7 @@ class RouterMetrics:
             self._webhook.labels(result)
         for answer in ("apology", "hang_up", "reconnect", "nothing"):
             self._stream_ends.labels(answer)
-        for result in ("reserved", "repeated", "no_worker"):
+        for result in ("reserved", "repeated", "held", "no_worker"):
             self._reconnections.labels(result)
         for outcome in ("handed_off", "refused"):
             self._upgrades.labels(outcome)

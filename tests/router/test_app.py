@@ -257,7 +257,7 @@ async def test_an_attempt_that_is_not_a_digit_is_a_bad_request(folder: Path, att
 async def test_a_known_end_hangs_up_and_a_loss_of_ours_apologises(folder: Path, reason: EndReason) -> None:
     async with FakePool(folder, end=reason).serving() as pool, running(folder) as router:
         text = await ended(router, router.office.sign(ticket()))
-        ours = reason in {EndReason.WORKER_LOST, EndReason.PROVIDER_LOST}
+        ours = reason in {EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST}
         assert verbs(text) == (["Say", "Hangup"] if ours else ["Hangup"])
         assert (pool.asked[0].call_sid, pool.asked[0].attempt) == (SID, 0)
 
@@ -406,8 +406,8 @@ async def test_a_pool_nearby_that_is_gone_is_known_at_once(folder: Path) -> None
 async def test_a_cut_off_call_that_nobody_can_take_is_answered_like_a_new_one(folder: Path) -> None:
     async with FakePool(folder, end_state=None, ready=0).serving(), running(folder) as router:
         router.state.traces = [LOST]
-        assert verbs(await ended(router, router.office.sign(ticket(pool="p0")))) == ["Say", "Hangup"]
-        assert router.metric("offhook_reconnections_total", result="no_worker") == 1
+        assert verbs(await ended(router, router.office.sign(ticket(pool="p0"))))[-1] == "Redirect", "it is held"
+        assert router.metric("offhook_reconnections_total", result="held") == 1
 
 
 async def test_the_end_of_a_call_is_told_to_nobody_without_its_ticket(folder: Path) -> None:
