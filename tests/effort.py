@@ -5,9 +5,12 @@ what the long one finds is printed with the means to replay it.
 """
 
 import os
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
 from hypothesis import HealthCheck, settings
+
+T = TypeVar("T")
 
 LONG: Final = os.environ.get("TEST_EFFORT") == "long"
 FACTOR: Final = 20 if LONG else 1
@@ -27,3 +30,10 @@ def load() -> None:
 def effort(examples: int, steps: int = 50) -> settings:
     """Give the settings of a test that tries this many examples (of this many steps) by default."""
     return settings(max_examples=examples * FACTOR, stateful_step_count=steps)
+
+
+def some(values: Sequence[T], count: int) -> Sequence[T]:
+    """Give the values of a test that is done with each of them; a default run does it with `count`, evenly chosen."""
+    if LONG or count >= len(values):
+        return values
+    return [values[round(number * (len(values) - 1) / (count - 1))] for number in range(count)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.effort import some
 from tests.stack import LEXICON, ROOT, Plan, Stack
 from tests.standins.carrier_settings import CallFailed
 from tests.system.talk import recording
@@ -99,17 +100,20 @@ async def retries(stack: Stack, provider: str, cause: str) -> float:
 
 @pytest.mark.parametrize(
     ("faults", "cause"),
-    [
-        ({"drop_all": "tts"}, "lost"),
-        ({"close_all": "tts"}, "lost"),
-        ({"drop_all": "tts", "refuse_status": 503, "refuse_kind": "tts", "refuse_next": 2}, "failed"),
-        ({"drop_all": "tts", "refuse_status": 429, "refuse_kind": "tts", "refuse_next": 2}, "limited"),
-        ({"tts_error_code": 500, "tts_error_next": 1}, "failed"),
-        ({"tts_error_code": 429, "tts_error_next": 1}, "limited"),
-        ({"drop_tts_after_chunks": 1, "drop_tts_next": 1}, "lost"),
-        ({"drop_tts_after_chunks": 13, "drop_tts_next": 1}, "lost"),
-        ({"drop_tts_after_chunks": 17, "drop_tts_next": 2}, "lost"),
-    ],
+    some(
+        [
+            ({"drop_all": "tts"}, "lost"),
+            ({"close_all": "tts"}, "lost"),
+            ({"drop_all": "tts", "refuse_status": 503, "refuse_kind": "tts", "refuse_next": 2}, "failed"),
+            ({"drop_all": "tts", "refuse_status": 429, "refuse_kind": "tts", "refuse_next": 2}, "limited"),
+            ({"tts_error_code": 500, "tts_error_next": 1}, "failed"),
+            ({"tts_error_code": 429, "tts_error_next": 1}, "limited"),
+            ({"drop_tts_after_chunks": 1, "drop_tts_next": 1}, "lost"),
+            ({"drop_tts_after_chunks": 13, "drop_tts_next": 1}, "lost"),
+            ({"drop_tts_after_chunks": 17, "drop_tts_next": 2}, "lost"),
+        ],
+        4,
+    ),
     ids=str,
 )
 async def test_a_voice_that_fails_and_comes_back_says_every_word_once(
@@ -155,15 +159,18 @@ async def test_a_voice_that_takes_the_text_and_says_nothing_is_replaced(stack: S
 
 @pytest.mark.parametrize(
     ("faults", "cause"),
-    [
-        ({"fail_status": 500, "fail_next": 2}, "failed"),
-        ({"fail_status": 429, "fail_next": 1, "retry_after": "1"}, "limited"),
-        ({"drop_before_stream": True, "break_next": 1}, "lost"),
-        ({"stall": True, "break_next": 1}, "silent"),
-        ({"drop_mid_stream": True, "break_next": 1}, "lost"),
-        ({"drop_mid_stream": True, "break_next": 2}, "lost"),
-        ({"stall_mid_stream": True, "break_next": 1}, "silent"),
-    ],
+    some(
+        [
+            ({"fail_status": 500, "fail_next": 2}, "failed"),
+            ({"fail_status": 429, "fail_next": 1, "retry_after": "1"}, "limited"),
+            ({"drop_before_stream": True, "break_next": 1}, "lost"),
+            ({"stall": True, "break_next": 1}, "silent"),
+            ({"drop_mid_stream": True, "break_next": 1}, "lost"),
+            ({"drop_mid_stream": True, "break_next": 2}, "lost"),
+            ({"stall_mid_stream": True, "break_next": 1}, "silent"),
+        ],
+        4,
+    ),
     ids=str,
 )
 async def test_a_model_that_fails_and_comes_back_answers_once(
@@ -181,7 +188,15 @@ async def test_a_model_that_fails_and_comes_back_answers_once(
 
 @pytest.mark.parametrize(
     ("faults", "when_s"),
-    [({"drop_all": "stt"}, 0.0), ({"drop_all": "stt"}, 0.6), ({"drop_all": "stt"}, 1.0), ({"close_all": "stt"}, 0.8)],
+    some(
+        [
+            ({"drop_all": "stt"}, 0.0),
+            ({"drop_all": "stt"}, 0.6),
+            ({"drop_all": "stt"}, 1.0),
+            ({"close_all": "stt"}, 0.8),
+        ],
+        3,
+    ),
     ids=str,
 )
 async def test_an_ear_that_is_lost_before_or_in_the_middle_of_speech_understands_it_once(
@@ -200,11 +215,14 @@ async def test_an_ear_that_is_lost_before_or_in_the_middle_of_speech_understands
 
 @pytest.mark.parametrize(
     ("faults", "cause"),
-    [
-        ({"stt_error_code": 500, "stt_error_next": 1}, "failed"),
-        ({"stt_error_code": 429, "stt_error_next": 2}, "limited"),
-        ({"drop_all": "stt", "refuse_status": 503, "refuse_kind": "stt", "refuse_next": 3}, "failed"),
-    ],
+    some(
+        [
+            ({"stt_error_code": 500, "stt_error_next": 1}, "failed"),
+            ({"stt_error_code": 429, "stt_error_next": 2}, "limited"),
+            ({"drop_all": "stt", "refuse_status": 503, "refuse_kind": "stt", "refuse_next": 3}, "failed"),
+        ],
+        2,
+    ),
     ids=str,
 )
 async def test_an_ear_that_fails_at_the_end_of_a_turn_understands_it_once(
@@ -285,7 +303,7 @@ async def test_an_outage_of_some_seconds_is_bridged_once_and_the_answer_follows(
     await goes_on(call)
 
 
-@pytest.mark.parametrize("provider", ["tts", "stt", "llm"])
+@pytest.mark.parametrize("provider", some(["tts", "stt", "llm"], 2))
 async def test_a_provider_that_does_not_come_back_ends_the_call_with_an_apology(
     stack: Stack, carrier: Carrier, provider: str
 ) -> None:
@@ -306,7 +324,7 @@ async def test_a_provider_that_does_not_come_back_ends_the_call_with_an_apology(
 
 @pytest.mark.parametrize(
     "faults",
-    [{"fail_status": 401}, {"fail_status": 404}, {"fail_status": 429, "fail_code": "insufficient_quota"}],
+    some([{"fail_status": 401}, {"fail_status": 404}, {"fail_status": 429, "fail_code": "insufficient_quota"}], 2),
     ids=str,
 )
 async def test_a_refusal_that_will_not_change_ends_the_call_at_once(

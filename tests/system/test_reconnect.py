@@ -19,6 +19,7 @@ import pytest
 
 from shared import keys, redis_door
 from shared.calls import CallSid
+from tests.effort import some
 from tests.stack import ROOT, Plan, Stack
 from tests.system.talk import ask, greeted, recording
 from worker.call.memory import COME_BACK
@@ -257,7 +258,7 @@ async def test_nobody_is_reconnected_while_redis_is_away(stack: Stack, pools: li
     assert list(record.verbs) == ["Stream", *APOLOGY]
 
 
-@pytest.mark.parametrize("redis", ["stopped", "paused", "restarted empty"])
+@pytest.mark.parametrize("redis", some(["stopped", "paused", "restarted empty"], 2))
 async def test_a_goodbye_is_an_end_whatever_redis_does(stack: Stack, carrier: Carrier, redis: str) -> None:
     call = await talking(carrier)
     with contextlib.ExitStack() as trouble:
