@@ -1089,3 +1089,25 @@ async def test_a_call_that_comes_back_on_another_stream_is_taken_up_where_it_was
         await made.pipeline.until(lambda: made.pipeline.recalled)
         assert made.pipeline.recalled is LISTENING
         assert made.all(Entry) == []
+
+
+async def test_an_end_that_the_pool_does_not_confirm_is_stored_by_the_worker_before_the_stream_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pool that is frozen may be taken for dead by the time the carrier asks."""
+    monkeypatch.setattr("worker.call.ending.USUAL_WAIT_S", 0.02)
+    async with call(confirm=False) as made:
+        closed_before: list[int] = []
+
+        def keep_records() -> bool:
+            closed_before.append(len(made.all(Closed)))
+            made.serving.end_stored.set()
+            return True
+
+        made.serving.on_unconfirmed = keep_records
+        await made.start()
+        await made.receive("mark")
+        made.serving.end(EndReason.AGENT_HANGUP)
+        await hang_up_by_peer(made)
+        assert await made.ended() is EndReason.AGENT_HANGUP
+        assert closed_before == [0]

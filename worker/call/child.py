@@ -145,6 +145,7 @@ class _Child:
         self._journal: list[Entry] = []
         self._bound = False
         self._resumed = False
+        self._alone = False
         self._timings: dict[str, float] = {}
         self._leave = asyncio.Event()
         self._tasks = Tasks()
@@ -164,6 +165,7 @@ class _Child:
                 self._serving.hearing.voice,
                 self._serving.caller_spoke,
             )
+            self._serving.on_unconfirmed = self._keep_records
             self._pipeline.troubles.attach(self._call_side())
             await self._pipeline.start()
             await rehearse_stream(loaded.usual_greeting)
@@ -215,8 +217,15 @@ class _Child:
         if not self._bound:
             self._leave.set()
             return
+        self._keep_records()
+
+    def _keep_records(self) -> bool:
+        """Store the end reason in the place of a pool that is gone, or does not answer."""
         self._serving.end_stored.allow(STORE_WAIT_S)
-        self._tasks.go(self._orphan.run(self._serving.end_stored.set))
+        if not self._alone:
+            self._alone = True
+            self._tasks.go(self._orphan.run(self._serving.end_stored.set))
+        return True
 
     def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
         if self._prepared is not None:

@@ -106,6 +106,7 @@ class Serving:
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
         self.end_stored = StoredEnd()
+        self.on_unconfirmed: Callable[[], bool] = lambda: False
         self.done = asyncio.Event()
 
     @property
@@ -376,6 +377,8 @@ class Serving:
         self._tell(Ending(reason=reason))
         if not await self.end_stored.wait():
             log.warning("the end reason was not confirmed")
+            if self.on_unconfirmed():
+                await self.end_stored.wait()
         if self._stream is not None:
             await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
         self._tell(Closed())
