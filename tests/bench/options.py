@@ -28,8 +28,8 @@ class Extent:
     ready: int = 32
     few_ready: int = 8
     kills: int = 500  # workers killed in calls
-    kills_at_once: int = 12  # calls they are spread over at any time
-    stalls: int = 8
+    kills_at_once: int = 16  # calls they are spread over at any time
+    stalls: int = 4
     restart_calls: int = 8  # up while a part is restarted
     restart_webhooks: int = 30  # placed while Redis is away and comes back
     burst: int = 96
