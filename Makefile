@@ -26,8 +26,8 @@ check: $(STAMP)  ## style, types, layers
 	.venv/bin/mypy router worker shared tests deploy
 	.venv/bin/lint-imports
 
-test: $(STAMP)  ## all tests (ARGS are given to pytest)
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP)  ## all tests, four files at a time (ARGS are given to pytest)
+	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
 	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz $(ARGS)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 effort.load()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with whole systems, which take longest: what comes last is done by one process while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 @pytest.fixture(scope="session")
 def _redis_of_the_session() -> Iterator[RedisServer]:
     server = RedisServer()
