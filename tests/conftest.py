@@ -19,7 +19,7 @@ effort.load()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with whole systems, which take longest: what comes last is done by one process while the others have nothing to do."""
+    """Begin with whole systems: what takes long and comes last is done by one process while the others have nothing to do."""
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
 
 
