@@ -155,12 +155,24 @@ async def test_in_a_call_the_voice_reconnects() -> None:
     async with cartesia() as standin:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
-            voice.tts.serving = True
+            voice.tts.serve()
             former = voice.tts._websocket
             await standin.control(close_all="tts")
             await eventually(lambda: voice.tts._websocket is not former and voice.tts.warm())
             assert len(await voice.says(rig, "Still here.")) > 0
         assert voice.lost == []
+
+
+async def test_a_voice_that_was_lost_just_before_its_call_came_speaks_in_it() -> None:
+    """The pool gives a worker away in the moment between its loss and the news of it."""
+    async with cartesia() as standin:
+        voice = Voice(standin.port)
+        async with piped(voice.tts) as rig:
+            await standin.control(close_all="tts")
+            await eventually(lambda: voice.lost)
+            voice.tts.serve()
+            await eventually(voice.tts.warm)
+            assert len(await voice.says(rig, "Here I am.")) > 0
 
 
 def noted(tts: ParkedCartesiaTTS, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
@@ -184,7 +196,7 @@ async def test_a_sentence_said_while_the_voice_reconnects_is_heard(
     async with cartesia() as standin:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
-            voice.tts.serving = True
+            voice.tts.serve()
             former = voice.tts._websocket
             assert former is not None
             if when is State.CLOSING:
@@ -227,7 +239,7 @@ async def test_a_voice_lost_in_the_middle_of_a_word_goes_on_with_that_word() -> 
         voids: list[tuple[float, float]] = []
         voice.tts.on_void = lambda _context, start_s, end_s: voids.append((start_s, end_s))
         async with piped(voice.tts) as rig:
-            voice.tts.serving = True
+            voice.tts.serve()
             sound = await voice.says(rig, "One two three four five.")
         for start_s, end_s in reversed(voids):
             sound = sound[: 2 * round(start_s * RATE_HZ)] + sound[2 * round(end_s * RATE_HZ) :]
@@ -241,7 +253,7 @@ async def test_a_context_that_expired_in_the_middle_of_a_turn_is_gone_on_with_in
     async with cartesia(tts_context_expire_s=0.05) as standin:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
-            voice.tts.serving = True
+            voice.tts.serve()
             await rig.send(LLMFullResponseStartFrame(), LLMTextFrame("One. "), LLMTextFrame("Two"))
             await eventually(lambda: voice.words)
             await until_logged(standin, "tts_done")
@@ -260,7 +272,7 @@ async def test_a_sentence_that_was_interrupted_is_no_longer_waited_for() -> None
         trouble = Trouble(Resource.TTS)
         tts = ParkedCartesiaTTS(cartesia_settings(standin.port), lambda _why: None, trouble)
         async with piped(tts) as rig:
-            tts.serving = True
+            tts.serve()
             await rig.send(TTSSpeakFrame("Nobody hears this."))
             await eventually(lambda: tts._line._watchdog)
             assert trouble.wanted_since is not None

@@ -223,7 +223,7 @@ class AgentPipeline:
 
     def begin(self) -> None:
         """Hold a caller from now on: a lost voice is connected again, instead of ending this worker."""
-        self.tts.serving = True
+        self.tts.serve()
 
     async def open_ear(self, agent: Agent) -> None:
         """Connect the ear; until then the caller's audio is kept."""

@@ -70,11 +70,20 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         self._keeping: asyncio.TimerHandle | None = None
         self._dialling = False
         self._failure: Exception | None = None
-        self.serving = False
+        self._taken = asyncio.Event()
         self.last_error = ""
         self.limited = False
         self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
         self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the worker is in a call: a lost connection is then made again."""
+        return self._taken.is_set()
+
+    def serve(self) -> None:
+        """Be in a call from now on."""
+        self._taken.set()
 
     def warm(self) -> bool:
         """Say whether the voice can speak now: its socket is open and nothing permanent was refused."""
@@ -155,7 +164,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
             return False
         if not self.serving:
             self._on_lost(why)
-            return False
+            await self._taken.wait()  # the pool ends this process, unless a call was on its way here
         async with self._sending:
             self._contexts.clear()
             for name, utterance in list(self._utterances.items()):
