@@ -14,7 +14,7 @@ from shared import keys, redis_door
 from shared.calls import EndReason
 from shared.messages import Ended, Reserved
 from shared.records import Records
-from tests.pool_process import Router, eventually_asked, new_sid, running_pool
+from tests.pool_process import Router, eventually, eventually_asked, new_sid, running_pool
 from tests.worker.test_pool import closed, said
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ async def test_another_worker_knows_it_too_when_the_promised_one_dies_before_the
     sid = await left_behind(redis, "one")
     promised = await back(router, sid)
     os.kill(pool.workers()[promised.ticket.worker], signal.SIGKILL)
+    await eventually(lambda: promised.ticket.worker not in pool.workers())
     await router.until(lambda: router.readiness[-1].ready >= 1)
     async with router.upgrade(promised.ticket) as stream:
         assert await journal(stream) == ["one", ""]
