@@ -47,10 +47,13 @@ _SPACE_BYTES: Final = 1024
 """What a message needs beside its entries."""
 
 
-def entry(kind: EntryKind, text: str, key: str = "") -> Entry:
-    """Write an entry now; a text too long or not encodable is cut or mended: what does not fit must not cost the call."""
+def entry(kind: EntryKind, text: str, key: str = "", ago_s: float = 0.0) -> Entry:
+    """Write an entry of something that happened `ago_s` seconds ago.
+
+    A text too long or not encodable is cut or mended: what does not fit must not cost the call.
+    """
     sound = text[:MAX_TEXT_CHARS].encode(errors="replace").decode()
-    return Entry(kind=kind, text=sound, at=time.time(), key=key)
+    return Entry(kind=kind, text=sound, at=time.time() - ago_s, key=key)
 
 
 def packed(entries: Iterable[Entry]) -> Iterator[Remember]:

@@ -30,6 +30,11 @@ Signatures are checked, tickets are signed, customers are looked up through the 
   which includes waiting until the caller has certainly finished.
 - Figures from histograms take the upper edge of each bucket, so they are never better than the truth.
 - Percentiles are by nearest rank: with fewer than 100 values p99 is the worst of them.
+- Workers are killed at moments drawn from a seed (half of them while they speak), at most three times in a call, so that none
+  counts as poisonous; a call remembers when it answers at its end what its caller told it before the first kill. *Bridging words*
+  count from the kill to the first audio read after the `clear`, *own words* to the first word of the voice that was played; their
+  target is 1.5 s beyond the delays of model and voice. *Gaps* are underruns of at least a frame within what an agent said, by the
+  carrier's play-out clock; *holes* are breaks in the sequence numbers that workers saw.
 - USS comes from the kernel's `smaps_rollup`; a worker's is what its exit gives back.
 """
 

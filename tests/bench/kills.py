@@ -64,7 +64,7 @@ async def kill_many(stack: Stack, hits: int, at_once: int, seed: int) -> Hits:
     """Place calls, `at_once` of them at a time, until `hits` workers were killed in them."""
     result, where = Hits(), Whereabouts(stack.pool)
     plans = _plans(hits, random.Random(seed))
-    async with stack.carrier(answer_delay_s=0.2) as carrier:
+    async with stack.carrier(answer_delay_s=0.2, fast_verbs=False) as carrier:  # some wait in the hold line
 
         async def caller() -> None:
             while plans:
@@ -116,7 +116,8 @@ async def _call(
         await answered(call, "remember", "said:")
         for step in plan:
             await _hit(call, where, step, result, number)
-        result.remembered += SECRET in await answered(call, "recall", "colour")
+        answer = await answered(call, "recall", "colour")
+        result.remembered += SECRET in answer
         await call.hangup()
         record = await call.ended()
         result.streams_kept += len(record.streams) == 1 and record.stream.closed_by != "server"

@@ -28,7 +28,7 @@ class Extent:
     ready: int = 32
     few_ready: int = 8
     kills: int = 500  # workers killed in calls
-    kills_at_once: int = 16  # calls they are spread over at any time
+    kills_at_once: int = 12  # calls they are spread over at any time
     stalls: int = 4
     restart_calls: int = 8  # up while a part is restarted
     restart_webhooks: int = 30  # placed while Redis is away and comes back

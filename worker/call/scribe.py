@@ -38,9 +38,9 @@ class Scribe:
         if not answer:
             self._write("spoken", "", str(self._demands))
 
-    def greeting(self, words: str, mark: str) -> None:
-        """Write down that the greeting begins."""
-        self._write("greeting", words, mark)
+    def greeting(self, words: str, mark: str, ago_s: float = 0.0) -> None:
+        """Write down that the greeting began, so long ago."""
+        self._tell(entry("greeting", words, mark, ago_s))
 
     def greeting_sent(self, size: int) -> None:
         """Write down how many bytes of the greeting have been sent, beyond those that are sent at once."""

@@ -57,7 +57,7 @@ from worker.call.tasks import Tasks
 log = get(__name__)
 
 SETTLE_S: Final = 0.2
-"""How long everything else waits behind the greeting. What the caller says meanwhile is kept and heard then."""
+"""How long everything else waits behind the greeting: what the caller says is kept, and a successor would greet anew."""
 
 MOST_RESUMES: Final = 100
 """More than any call can have: marks of one attempt never look like those of another."""
@@ -249,7 +249,7 @@ class Serving:
             self._begin(event.stream_sid)
 
     def _join(self, event: Joined) -> None:
-        """Begin on a stream whose `start` a predecessor took with it: whether it greeted the caller, nobody knows."""
+        """Begin on a stream whose `start` a predecessor took with it: how far it greeted the caller, nobody knows."""
         if not self._ending:
             self._attach(event.stream_sid)
             self._pipeline.output.take_back()
@@ -265,11 +265,8 @@ class Serving:
             first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
         self._started_at = at
         self.hearing.keep()
-        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
         if self._bound is not None and self._bound.resume is not None:
             self._tell(Resumed(at=first_media_at or at))
-        if not self._memory:
-            self._scribe.greeting(self._greeting_words, mark)
         self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
 
     def _attach(self, stream_sid: str) -> None:
@@ -282,6 +279,9 @@ class Serving:
         if first_media_at:
             await asyncio.sleep(SETTLE_S)
         self.started.set()
+        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        if not self._memory:
+            self._scribe.greeting(self._greeting_words, mark, time.monotonic() - self._started_at)
         if first_media_at:
             self._opened = True
             self._first_media(first_media_at)
