@@ -26,11 +26,11 @@ check: $(STAMP)  ## style, types, layers
 	.venv/bin/mypy router worker shared tests deploy
 	.venv/bin/lint-imports
 
-test: $(STAMP)  ## all tests, four files at a time (ARGS are given to pytest)
-	$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(STAMP)  ## all tests, three files at a time (ARGS are given to pytest)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
-	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz $(ARGS)
+	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz tests/system $(ARGS)
 
 coverage: $(STAMP)  ## all tests with branch coverage
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -36,4 +36,5 @@ def some(values: Sequence[T], count: int) -> Sequence[T]:
     """Give the values of a test that is done with each of them; a default run does it with `count`, evenly chosen."""
     if LONG or count >= len(values):
         return values
-    return [values[round(number * (len(values) - 1) / (count - 1))] for number in range(count)]
+    last = len(values) - 1
+    return [values[round(number * last / (count - 1)) if count > 1 else 0] for number in range(count)]

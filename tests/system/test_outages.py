@@ -347,7 +347,7 @@ def out_of_memory(stack: Installation) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "trouble", some([killed_and_back_empty, stopped, hanging, slow, read_only, wrong_password, out_of_memory], 4)
+    "trouble", some([killed_and_back_empty, stopped, hanging, slow, read_only, wrong_password, out_of_memory], 3)
 )
 async def test_redis_in_trouble_costs_no_call(
     stack: Installation, carrier: Carrier, trouble: Callable[[Installation], AbstractContextManager[None]]
@@ -396,7 +396,7 @@ def lookup_process(stack: Stack) -> int:
             {"api_key": "another"},
             {"wrong_shape": True},
         ],
-        4,
+        3,
     ),
     ids=str,
 )

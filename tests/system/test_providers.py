@@ -112,7 +112,7 @@ async def retries(stack: Stack, provider: str, cause: str) -> float:
             ({"drop_tts_after_chunks": 13, "drop_tts_next": 1}, "lost"),
             ({"drop_tts_after_chunks": 17, "drop_tts_next": 2}, "lost"),
         ],
-        4,
+        3,
     ),
     ids=str,
 )
@@ -169,7 +169,7 @@ async def test_a_voice_that_takes_the_text_and_says_nothing_is_replaced(stack: S
             ({"drop_mid_stream": True, "break_next": 2}, "lost"),
             ({"stall_mid_stream": True, "break_next": 1}, "silent"),
         ],
-        4,
+        3,
     ),
     ids=str,
 )
@@ -195,7 +195,7 @@ async def test_a_model_that_fails_and_comes_back_answers_once(
             ({"drop_all": "stt"}, 1.0),
             ({"close_all": "stt"}, 0.8),
         ],
-        3,
+        2,
     ),
     ids=str,
 )
@@ -324,7 +324,7 @@ async def test_a_provider_that_does_not_come_back_ends_the_call_with_an_apology(
 
 @pytest.mark.parametrize(
     "faults",
-    some([{"fail_status": 401}, {"fail_status": 404}, {"fail_status": 429, "fail_code": "insufficient_quota"}], 2),
+    some([{"fail_status": 401}, {"fail_status": 404}, {"fail_status": 429, "fail_code": "insufficient_quota"}], 1),
     ids=str,
 )
 async def test_a_refusal_that_will_not_change_ends_the_call_at_once(

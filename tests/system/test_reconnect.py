@@ -258,7 +258,7 @@ async def test_nobody_is_reconnected_while_redis_is_away(stack: Stack, pools: li
     assert list(record.verbs) == ["Stream", *APOLOGY]
 
 
-@pytest.mark.parametrize("redis", some(["stopped", "paused", "restarted empty"], 2))
+@pytest.mark.parametrize("redis", some(["stopped", "paused", "restarted empty"], 1))
 async def test_a_goodbye_is_an_end_whatever_redis_does(stack: Stack, carrier: Carrier, redis: str) -> None:
     call = await talking(carrier)
     with contextlib.ExitStack() as trouble:
