@@ -39,7 +39,7 @@ class Extent:
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
 QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0,
-              kills=12, kills_at_once=4, stalls=1, restart_calls=2, restart_webhooks=6)  # fmt: skip
+              kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ async def test_a_burst_of_three_times_the_pool_is_served_or_held_and_then_served
 async def test_a_held_caller_who_hangs_up_leaves_the_line_to_the_others() -> None:
     async with Stack(plan(1)) as stack, stack.carrier(fast_verbs=False, status_callback="/call-status") as carrier:
         live, first, second = [await carrier.dial() for _ in range(3)]
+        await stack.until(lambda: number_of(first) and number_of(second), "both have their numbers")
         assert [number_of(call) for call in (first, second)] == [1, 2]
         await first.hangup()
         await stack.until(
@@ -116,6 +117,7 @@ async def test_who_has_waited_enough_is_connected_to_the_overflow_number_or_hear
 async def test_callers_who_wait_are_served_in_order_while_redis_is_gone_and_after() -> None:
     async with Stack(plan(1)) as stack, stack.carrier(fast_verbs=False) as carrier:
         live, first, second = [await carrier.dial() for _ in range(3)]
+        await stack.until(lambda: number_of(first) and number_of(second), "both have their numbers")
         assert [number_of(call) for call in (first, second)] == [1, 2]
         stack.redis.stop()
         await stack.until(lambda: "the hold line is not shared" in stack.router.log, "the router knows")
@@ -128,6 +130,7 @@ async def test_callers_who_wait_are_served_in_order_while_redis_is_gone_and_afte
         await stack.until(lambda: "the hold line is shared" in stack.router.log, "the router has Redis again")
         await stack.until(lambda: router_metric(stack, "offhook_hold_waiting") == 2, "both took their places again")
         fourth = await carrier.dial()
+        await stack.until(lambda: number_of(fourth), "it has its number")
         assert number_of(fourth) == 3
         await served_in_order([first], [second, third, fourth])
         await nobody_got_an_error([live, first, second, third, fourth])
