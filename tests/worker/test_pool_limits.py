@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shared.messages import NoWorker, Reserved
-from tests.pool_process import Router, eventually, lives, new_sid, running_pool
+from tests.pool_process import Router, eventually, eventually_asked, lives, new_sid, running_pool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +46,11 @@ async def test_live_calls_never_have_more_ears_than_the_plan_allows(tmp_path: Pa
         again = await router.reserve(first.ticket.call_sid)
         assert isinstance(again, Reserved), "who has an ear keeps it"
         await _served(router, first)
-        await eventually(lambda: first.ticket.worker not in pool.workers())
-        assert isinstance(await router.reserve(new_sid()), Reserved)
+
+        async def another() -> bool:
+            return isinstance(await router.reserve(new_sid()), Reserved)
+
+        assert await eventually_asked(another), "and leaves it to the next"
 
 
 async def _served(router: Router, promised: Reserved) -> None:
