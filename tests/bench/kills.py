@@ -183,13 +183,18 @@ async def _struck_speaking(call: Call, where: Whereabouts, result: Hits, number:
 
 
 async def _strike(call: Call, where: Whereabouts, result: Hits, number: signal.Signals) -> float:
-    pid = await asyncio.to_thread(where.serving, call.call_sid)
-    if pid is None:
-        raise CallFailed("nobody serves this call")
-    result.hits += 1
-    at = time.monotonic()
-    os.kill(pid, number)
-    return at
+    while True:
+        pid = await asyncio.to_thread(where.serving, call.call_sid)
+        if pid is None:
+            raise CallFailed("nobody serves this call")
+        try:
+            at = time.monotonic()
+            os.kill(pid, number)
+        except ProcessLookupError:  # the log names the former one for a moment longer
+            await asyncio.sleep(0.02)
+        else:
+            result.hits += 1
+            return at
 
 
 async def answered(call: Call, name: str, expected: str) -> str:
