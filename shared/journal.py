@@ -20,28 +20,13 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal
+from typing import Final
 
 from shared.framing import MAX_MESSAGE_BYTES, encode
-from shared.messages import Entry, Remember
+from shared.messages import Entry, EntryKind, Remember
 
 MAX_TEXT_CHARS: Final = 10_000
 """Keeps an entry below the 64 KiB of a message, whatever the characters (a control character is 6 bytes, escaped)."""
-
-EntryKind = Literal[
-    "user",
-    "greeting",
-    "sent",
-    "agent",
-    "heard",
-    "spoken",
-    "interrupted",
-    "cleared",
-    "tool",
-    "result",
-    "customer",
-    "came_back",
-]
 
 _SPACE_BYTES: Final = 1024
 """What a message needs beside its entries."""

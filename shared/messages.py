@@ -189,12 +189,11 @@ class Prepare(Message, frozen=True):
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """What a successor must know of the stream it takes over.
 
-    `number` counts the resumes of this call from 1; `lost_at` is when its predecessor died (CLOCK_MONOTONIC seconds);
+    `number` counts the resumes of this call from 1;
     `stream_sid` is None when that one was not heard to have read `start`; `bridged`: the keeper has spoken meanwhile.
     """
 
     number: int
-    lost_at: float
     stream_sid: StreamSid | None
     bridged: bool = False
 
@@ -305,6 +304,23 @@ class Resumed(Message, frozen=True):
     at: float
 
 
+EntryKind = Literal[
+    "user",
+    "greeting",
+    "sent",
+    "agent",
+    "heard",
+    "spoken",
+    "interrupted",
+    "cleared",
+    "tool",
+    "result",
+    "customer",
+    "came_back",
+]
+"""What an entry of a journal tells of; `shared.journal` says what its fields then hold."""
+
+
 class Entry(Message, frozen=True):
     """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
 
@@ -313,20 +329,7 @@ class Entry(Message, frozen=True):
     The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
     """
 
-    kind: Literal[
-        "user",
-        "greeting",
-        "sent",
-        "agent",
-        "heard",
-        "spoken",
-        "interrupted",
-        "cleared",
-        "tool",
-        "result",
-        "customer",
-        "came_back",
-    ]
+    kind: EntryKind
     text: str
     at: float
     key: str = ""

@@ -62,13 +62,7 @@ class Records:
             text = await self._client.get(keys.end(call_sid, attempt))
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
-        if text is None:
-            return None
-        try:
-            return EndReason(str(text))
-        except ValueError:
-            _log.warning("unknown end reason", call_sid=call_sid, stored=text)
-            return None
+        return read_reason(call_sid, None if text is None else str(text))
 
     async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
         """Write entries from position `at` on, in place of what stood there; say whether the copy is whole now.
@@ -111,6 +105,15 @@ class Records:
             await self._client.delete(keys.journal(call_sid))
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
+
+
+def read_reason(call_sid: CallSid, text: str | None) -> EndReason | None:
+    """Read a stored end reason; None when none is stored, or one that this version does not know."""
+    try:
+        return None if text is None else EndReason(text)
+    except ValueError:
+        _log.warning("unknown end reason", call_sid=call_sid, stored=text)
+        return None
 
 
 class JournalCopy:

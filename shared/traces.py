@@ -12,6 +12,7 @@ from shared import keys, logs
 from shared.calls import EndReason
 from shared.errors import ReadinessUnavailable
 from shared.readiness import read_record
+from shared.records import read_reason
 from shared.ticket import Ticket
 
 _log = logs.get(__name__)
@@ -51,18 +52,10 @@ async def traces_of(client: Redis, ticket: Ticket) -> Traces:
             raise ReadinessUnavailable(str(error)) from error
     return Traces(
         ended=reason is not None,
-        reason=_reason(ticket, reason),
+        reason=read_reason(ticket.call_sid, reason),
         lease_s=_lease_s(ticket, lease, lease_ms),
         journal=bool(journal),
     )
-
-
-def _reason(ticket: Ticket, text: str | None) -> EndReason | None:
-    try:
-        return None if text is None else EndReason(text)
-    except ValueError:
-        _log.warning("unknown end reason", call_sid=ticket.call_sid, stored=text)
-        return None
 
 
 def _lease_s(ticket: Ticket, text: str | None, lease_ms: int) -> float:

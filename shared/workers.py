@@ -77,6 +77,10 @@ LIVE_STATES: Final = frozenset(WorkerState) - {WorkerState.EXITED}
 """What `POOL_MAX` counts."""
 
 
+PARKED_STATES: Final = frozenset({WorkerState.READY, WorkerState.RESERVED})
+"""When a worker is warm and holds no caller."""
+
+
 class Resource(StrEnum):
     """What can be warm in a worker; a metric label."""
 

@@ -15,11 +15,11 @@ from shared.errors import ClipError, OffhookError, SettingsError
 from shared.metrics import registry
 from shared.settings import Process, Settings
 from shared.workers import PoolId
+from worker.call.greeting import BRIDGING
 from worker.pool import door, http
 from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
 
-BRIDGING: Final = "bridging"
 DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the environment."
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.journal import MAX_TEXT_CHARS, EntryKind, entry
-from shared.messages import Entry, Message
+from shared.journal import MAX_TEXT_CHARS, entry
+from shared.messages import Entry, EntryKind, Message
 from worker.call.memory import Asked, Memory, remember, result_messages
 from worker.call.playout import Mark
 from worker.call.scribe import Scribe

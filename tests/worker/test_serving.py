@@ -930,10 +930,10 @@ LISTENING = Memory(messages=({"role": "user", "content": "Hi."},), demands=1, ta
 THINKING = Memory(messages=({"role": "user", "content": "Hi."},), owed=True, demands=1)
 
 
-def resume(*, stream_sid: str | None = "MZ01", bridged: bool = False, ago_s: float = 0.0) -> Resume:
-    """Lose a worker so long ago."""
+def resume(*, stream_sid: str | None = "MZ01", bridged: bool = False) -> Resume:
+    """Lose a worker."""
     sid = None if stream_sid is None else StreamSid(stream_sid)
-    return Resume(number=1, lost_at=time.monotonic() - ago_s, stream_sid=sid, bridged=bridged)
+    return Resume(number=1, stream_sid=sid, bridged=bridged)
 
 
 async def test_who_was_listened_to_hears_nothing_of_it() -> None:

@@ -7,7 +7,6 @@ but write; what follows (the rest of a long clip, its mark) is a task.
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Final
 
 from shared.agents import Agent
 from worker.call.greeting import BURST_S, Recording, burst, heard_part, same_language
@@ -18,8 +17,6 @@ from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.stream import Stream
 from worker.call.tasks import Tasks
-
-BRIDGING: Final = "bridging"
 
 
 class DirectSpeech:

@@ -9,7 +9,10 @@ from shared.agents import Agent
 from shared.clips import Clip
 from worker.call.media import MEDIA_SUFFIX, media_prefix
 from worker.call.playout import RATE
-from worker.providers.languages import base_language
+from worker.providers.languages import speaks
+
+BRIDGING: Final = "bridging"
+"""The clip that a caller hears who has to wait for an answer, or for a worker."""
 
 FIRST_PIECE_BYTES: Final = 160
 """20 ms: the first message is small, so that it leaves at once."""
@@ -90,5 +93,5 @@ def words_of(agent: Agent, greeting: Recording | None, usual: Recording | None) 
 
 
 def same_language(recording: Recording, agent: Agent) -> bool:
-    """Compare without regions; a recording that does not say its language fits any agent."""
-    return base_language(recording.clip.language) in {base_language(agent.language), ""}
+    """Say whether a recording is in an agent's language."""
+    return speaks(recording.clip.language, agent.language)

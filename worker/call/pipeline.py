@@ -136,7 +136,7 @@ class AgentPipeline:
         self.llm = WarmOpenAILLM(settings, self.troubles.of(Resource.LLM))
         self.context = LLMContext()
         self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said, self._voice)
-        probe = FirstTokenProbe(self._clock, self._first_token)
+        probe = FirstTokenProbe(self._clock, scribe.speech_begins)
         self.on_idle: Callable[[], object] = lambda: None
         aggregators = LLMContextAggregatorPair(
             self.context,
@@ -329,10 +329,6 @@ class AgentPipeline:
 
     def _voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the gate's
         self._hooks.voice(speaking, seen)
-
-    def _first_token(self) -> None:
-        self._scribe.speech_begins()
-        self.quiet.clear()
 
     def _replied(self, at: float) -> None:
         self._clock.audio(at)

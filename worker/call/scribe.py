@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shared.journal import EntryKind, entry
-from shared.messages import Message
+from shared.journal import entry
+from shared.messages import EntryKind, Message
 
 
 class Scribe:

@@ -30,10 +30,10 @@ from shared.messages import (
 )
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
-from worker.call.direct import BRIDGING, DirectSpeech
+from worker.call.direct import DirectSpeech
 from worker.call.ending import StoredEnd
 from worker.call.farewell import Farewell
-from worker.call.greeting import Recording, choose, words_of
+from worker.call.greeting import BRIDGING, Recording, choose, words_of
 from worker.call.hearing import Hearing
 from worker.call.media import (
     Audio,

@@ -189,20 +189,12 @@ class Control:
 
     def _bound(self, call: Call, worker: Worker) -> None:
         house, now = self._house, time.monotonic()
-        prepared = call.worker == worker.id
         if house.book.get(call.sid, call.attempt) is not call:
             house.book.add(call)
-        house.book.step(call, CallEvent.BIND)
-        house.roster.step(worker, WorkerEvent.BIND, now)
-        call.worker, worker.call = worker.id, call
-        call.bound_at = now
-        if not prepared:
-            worker.refill_at = now + REFILL_DELAY_S
-            house.customers.repeat(call)
-            if not call.watched:
-                house.customers.expect(call)
+        prepared = house.bind(call, worker, now)
+        if not prepared and not call.watched:
+            house.customers.expect(call)
         house.metrics.calls_active(house.book.streaming)
-        house.changed()
         _log.info("bound", call_sid=call.sid, trace_id=call.incoming.trace_id, worker=worker.id, prepared=prepared)
 
     def _tape(self, call: Call) -> int:

@@ -6,7 +6,7 @@ A worker's word is checked against its state: one that was killed or told to lea
 import os
 import random
 import time
-from typing import Any, Final
+from typing import Any
 
 from shared import logs
 from shared.calls import CallState, EndReason
@@ -28,7 +28,7 @@ from shared.messages import (
     WarmFailed,
 )
 from shared.metrics import PROVIDERS, Loss, Oddity, Setback, Timing
-from shared.workers import PARKED_RESOURCES, Resource, WorkerEvent, WorkerState
+from shared.workers import PARKED_RESOURCES, PARKED_STATES, Resource, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -39,7 +39,6 @@ from worker.pool.troubles import Troubles
 from worker.pool.vitals import StackFile
 
 _S, _E = WorkerState, WorkerEvent
-_PARKED: Final = frozenset({_S.READY, _S.RESERVED})
 
 _log = logs.get(__name__)
 
@@ -173,7 +172,7 @@ class Crew:
     def _provider_lost(self, worker: Worker, resource: str, detail: str) -> None:
         if worker.state is _S.RETIRED:  # its beat was faster; its own words are better
             self._troubles.note(resource, detail, "", None)
-        if worker.state not in _PARKED:
+        if worker.state not in PARKED_STATES:
             return
         self._troubles.note(resource, detail, "", None)
         _log.warning("provider lost", worker=worker.id, resource=resource, detail=detail)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.agents import Agents
-from shared.calls import EndReason
+from shared.calls import CallEvent, EndReason
 from shared.metrics import PoolMetrics
-from shared.workers import PoolId
+from shared.workers import PoolId, WorkerEvent
 from worker.pool.book import Book, Call
 from worker.pool.customers import Customers
 from worker.pool.keeper import Keeper
-from worker.pool.roster import Roster
+from worker.pool.plan import REFILL_DELAY_S
+from worker.pool.roster import Roster, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,18 @@ class House:
     metrics: PoolMetrics
     ended: Callable[[Call, EndReason], None]
     changed: Callable[[], None]
+
+    def bind(self, call: Call, worker: Worker, now: float) -> bool:
+        """Note that a worker was given a call's stream; tell one that was not promised to it what the promised one knew.
+
+        Says whether it was the promised one.
+        """
+        prepared = call.worker == worker.id
+        self.book.step(call, CallEvent.BIND)
+        self.roster.step(worker, WorkerEvent.BIND, now)
+        call.worker, worker.call, call.bound_at = worker.id, call, now
+        if not prepared:
+            worker.refill_at = now + REFILL_DELAY_S
+            self.customers.repeat(call)
+        self.changed()
+        return prepared

@@ -132,7 +132,6 @@ class Memory:
 
     def _say(self, worker: Worker, own_mb: float, *, hard: bool) -> None:
         self.metrics.over_memory(hard=hard)
-        said = {} if worker.call is None else {"call_sid": worker.call.sid, "trace_id": worker.call.incoming.trace_id}
         _log.warning(
             "worker is over its memory limit",
             worker=worker.id,
@@ -140,5 +139,5 @@ class Memory:
             worker_state=worker.state.value,
             own_mb=round(own_mb),
             limit_mb=self.limits.hard if hard else self.limits.soft,
-            **said,
+            **worker.of_call,
         )

@@ -94,8 +94,9 @@ class Pool:
         if settings.supabase_url:
             self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked)
         self._customers = Customers(self._book, self._roster, self._reader)
+        records = Records(self._redis)
         self._copies = Copies(
-            Records(self._redis),
+            records,
             Directory(self._redis),
             self._record,
             lambda up: self._metrics.redis_up(up=up),
@@ -116,7 +117,7 @@ class Pool:
             changed=self.changed,
         )
         self._keeper = house.keeper
-        self._control = Control(house, Recall(Records(self._redis), self._copies.append))
+        self._control = Control(house, Recall(records, self._copies.append))
         self._rescue = Rescue(house, given.bridging)
         self._crew = Crew(house, self._control, self._rescue, self._copies, self._troubles)
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)

@@ -14,14 +14,13 @@ from typing import Any, Final, assert_never
 from shared import logs
 from shared.calls import CallState
 from shared.metrics import Loss
-from shared.workers import STACK_SIGNAL, WorkerId, WorkerState
+from shared.workers import PARKED_STATES, STACK_SIGNAL, WorkerId, WorkerState
 from worker.pool import vitals
 from worker.pool.plan import BEAT_LIMIT_S
 from worker.pool.roster import Roster, Worker
 from worker.pool.stall import KILL_WAIT_S, LATE_S, SUSPICION_S, Case, Reading, Scene, Verdict, judge, own_s
 from worker.pool.watch import Watch
 
-_PARKED: Final = frozenset({WorkerState.READY, WorkerState.RESERVED})
 _STOPPED: Final = frozenset({"T", "t"})
 _DOING: Final = {"T": "stopped", "t": "stopped", "R": "busy"}
 
@@ -157,14 +156,12 @@ def _should_beat(worker: Worker) -> bool:
     if worker.state is WorkerState.IN_CALL:
         ended = worker.call is None or worker.call.state is CallState.ENDED
         return worker.leaving_at is None and not ended  # else the plan gives it its time to exit
-    return worker.state in _PARKED
+    return worker.state in PARKED_STATES
 
 
 def _evidence(worker: Worker, seen: Reading | None) -> dict[str, Any]:
     """Give what is known of where a worker is, as fields of the log."""
-    said: dict[str, Any] = {}
-    if worker.call is not None:
-        said |= {"call_sid": worker.call.sid, "trace_id": worker.call.incoming.trace_id}
+    said: dict[str, Any] = {**worker.of_call}
     if seen is not None and worker.pid is not None:
         said |= {"doing": _DOING.get(seen.state, "blocked"), "process_state": seen.state}
         said |= {"sleeps_in": vitals.sleeps_in(worker.pid)}

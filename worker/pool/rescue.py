@@ -17,13 +17,12 @@ from shared.calls import CallEvent, EndReason
 from shared.clips import Clip
 from shared.messages import Bind, Resume
 from shared.metrics import Failover, Loss
-from shared.workers import WorkerEvent
 from worker.pool.book import Call
 from worker.pool.house import House
-from worker.pool.plan import BEAT_LIMIT_S, REFILL_DELAY_S
+from worker.pool.plan import BEAT_LIMIT_S
 from worker.pool.roster import Worker
 from worker.pool.waiting import Waiting
-from worker.providers.languages import base_language
+from worker.providers.languages import speaks
 
 HEALTHY_S: Final = 10.0
 """A worker that served a call so long did not die of it."""
@@ -76,7 +75,7 @@ class Rescue:
         house.book.step(call, CallEvent.WORKER_LOST)
         if call.stream is None or loss is Loss.DRAINED:
             self._give_up(call, EndReason.DRAINED if loss is Loss.DRAINED else EndReason.WORKER_LOST)
-        elif call.deaths > MOST_DEATHS:
+        elif fate(call.deaths, ready=0) is Fate.END:
             self._give_up(call, EndReason.POISONED)
         elif not self._resume(call):
             self._wait(call)
@@ -117,23 +116,14 @@ class Rescue:
             agent=call.agent,
             accepted_at=call.accepted_at,
             reserved_at=call.reserved_at,
-            resume=Resume(
-                number=call.resumes + 1, lost_at=call.lost_at, stream_sid=call.stream_sid, bridged=call.bridged
-            ),
+            resume=Resume(number=call.resumes + 1, stream_sid=call.stream_sid, bridged=call.bridged),
         )
         tape = () if call.tape is None else (call.tape,)
         return worker.give(bind, call.journal, call.stream.fileno(), *tape)
 
     def _bound(self, call: Call, worker: Worker, now: float) -> None:
-        house = self._house
         call.resumes += 1
-        call.bound_at = now
-        call.worker, worker.call = worker.id, call
-        house.book.step(call, CallEvent.BIND)
-        house.roster.step(worker, WorkerEvent.BIND, now)
-        worker.refill_at = now + REFILL_DELAY_S
-        house.customers.repeat(call)
-        house.changed()
+        self._house.bind(call, worker, now)
         _log.warning(
             "call resumed",
             call_sid=call.sid,
@@ -149,7 +139,7 @@ class Rescue:
         assert call.stream is not None  # noqa: S101 - asked by the caller
         _log.warning("call waits for a worker", call_sid=call.sid, trace_id=call.incoming.trace_id, deaths=call.deaths)
         clip = self._bridging
-        fits = clip is not None and base_language(clip.language) in {base_language(call.agent.language), ""}
+        fits = clip is not None and speaks(clip.language, call.agent.language)
         self._waiting[call] = Waiting(call, clip.audio if clip is not None and fits else b"", self._hung_up)
         asyncio.get_running_loop().call_later(WAIT_S, self._waited, call, call.lost_at)
 

@@ -54,6 +54,13 @@ class Worker:
         """Whether a call can be given to it."""
         return self.state is WorkerState.READY and not self.killed and self.channel is not None and self.channel.open
 
+    @property
+    def of_call(self) -> dict[str, str]:
+        """Name its call, as fields of the log; nothing when it has none."""
+        if self.call is None:
+            return {}
+        return {"call_sid": self.call.sid, "trace_id": self.call.incoming.trace_id}
+
     def tell(self, message: Message) -> bool:
         """Send it a message; False when it cannot be reached any more."""
         return self.channel is not None and self.channel.send(message)

@@ -22,6 +22,11 @@ def language_name(language: str) -> str:
     return NAMES.get(code) or NAMES.get(base_language(code)) or language
 
 
+def speaks(recorded: str, language: str) -> bool:
+    """Say whether a recording in one language fits another, regions aside; one that does not say its language fits any."""
+    return base_language(recorded) in {base_language(language), ""}
+
+
 def base_language(language: str) -> str:
     """Give the ISO 639-1 code without its region: `pt-BR` is `pt`.
 
