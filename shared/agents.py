@@ -5,13 +5,18 @@ Read once at start from `AGENTS_FILE` (TOML). Any worker can serve any agent: wh
 
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from shared.errors import SettingsError
 
 DEFAULT_AGENT: Final = "default"
+
+ToolStage = Literal["critical", "essential", "full"]
+"""How much of its tools the model sees: each stage holds the former ones."""
+
+STAGES: Final[tuple[ToolStage, ...]] = get_args(ToolStage)
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,7 +26,15 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     or what the voice says when there is no clip; `greeting_clip` names a clip of `audio_assets/manifest.toml` or a file,
     empty for the setting `GREETING_AUDIO_CLIP`. `voice` is the provider's voice id, empty for the setting.
     `still_there` is what a silent caller is asked, empty for the usual question in the agent's language.
-    `timezone` is what "what time is it" means here (IANA name).
+    `looking` is what a caller hears whose tool takes long, empty for the usual words.
+    `tools` names what the model may ever have, empty for everything there is; `stage` how much of it in the beginning.
+    `mcp` names the MCP servers of the file that it may use.
+    `timezone` is where its business is (IANA name). `hours` are the opening hours by weekday (`mon` ... `sun`), each a list
+    of `09:00-12:30`; empty: always open. `closed` are days on which it is not (`2026-12-25`). Appointments are made in its
+    `calendar`, in steps of `slot_minutes`.
+    `own_record_only`: tools touch only the record of the number that calls.
+    `overflow_number` is dialled when the hold line gives up on a caller, empty for `OVERFLOW_NUMBER`; `transfer_number` is
+    whom a caller is connected to who asks for a person. Both E.164.
     """
 
     name: str = DEFAULT_AGENT
@@ -34,9 +47,36 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     greeting: str = ""
     greeting_clip: str = ""
     still_there: str = ""
-    tools: tuple[str, ...] = ("get_current_time", "end_call")
+    looking: str = ""
+    tools: tuple[str, ...] = ()
+    stage: ToolStage = "full"
+    mcp: tuple[str, ...] = ()
     timezone: str = "UTC"
+    hours: dict[str, tuple[str, ...]] = {}
+    closed: tuple[str, ...] = ()
+    slot_minutes: int = 30
+    calendar: str = "main"
+    own_record_only: bool = False
+    overflow_number: str = ""
+    transfer_number: str = ""
     numbers: tuple[str, ...] = ()
+
+
+class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An MCP server whose tools agents may use: `[mcp.<name>]` of the agents file.
+
+    Either `command` (with `args` and `env`; spoken to over stdio) or `url` (streamable HTTP, with `headers`).
+    `timeout_s` bounds one call of a tool.
+    """
+
+    name: str = ""
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    url: str = ""
+    headers: dict[str, str] = {}
+    timeout_s: float = 10.0
+    stage: ToolStage = "full"
 
 
 class Agents(msgspec.Struct, frozen=True):
@@ -44,6 +84,7 @@ class Agents(msgspec.Struct, frozen=True):
 
     default: Agent
     by_number: dict[str, Agent] = {}
+    mcp: tuple[McpServer, ...] = ()
 
     def serving(self, called: str) -> Agent:
         """Give the agent of a called number; the default one for any other."""

@@ -69,6 +69,7 @@ class EndReason(StrEnum):
     HANGUP_BEFORE_REPLY = "hangup_before_reply"  # the caller hung up before the agent answered anything
     HANGUP_BEFORE_START = "hangup_before_start"  # the stream closed before its `start`
     AGENT_HANGUP = "agent_hangup"  # the agent said goodbye
+    TRANSFERRED = "transferred"  # the caller is connected to a person
     NEVER_CONNECTED = "never_connected"  # the reservation expired: no upgrade came
     TICKET_MISMATCH = "ticket_mismatch"  # `start` named another call than the ticket
     START_TIMEOUT = "start_timeout"  # no `start` within its time

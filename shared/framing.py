@@ -6,6 +6,7 @@ import msgspec
 
 from shared.errors import StreamProtocolError
 from shared.messages import FromPool, FromRouter, FromWorker, FromZygote, Message, ToWorker, ToZygote
+from shared.tool_messages import FromHost, FromHostToWorker, FromWorkerToHost, ToHost
 
 MAX_MESSAGE_BYTES: Final = 65_536
 
@@ -49,3 +50,7 @@ TO_ZYGOTE: Final = Reader(msgspec.json.Decoder(ToZygote))
 FROM_ZYGOTE: Final = Reader(msgspec.json.Decoder(FromZygote))
 TO_WORKER: Final = Reader(msgspec.json.Decoder(ToWorker))
 FROM_WORKER: Final = Reader(msgspec.json.Decoder(FromWorker))
+TO_HOST: Final = Reader(msgspec.json.Decoder(ToHost))
+FROM_HOST: Final = Reader(msgspec.json.Decoder(FromHost))
+WORKER_TO_HOST: Final = Reader(msgspec.json.Decoder(FromWorkerToHost))
+HOST_TO_WORKER: Final = Reader(msgspec.json.Decoder(FromHostToWorker))

@@ -2,7 +2,7 @@
 
 One message is one `SOCK_SEQPACKET` datagram holding JSON with a `type` tag; descriptors travel beside it. A message is
 at most 64 KiB, because a short read truncates a datagram silently and the kernel refuses them near 200 kB.
-Not for anything that crosses the network or is stored: that is `keys` and `journal`.
+Not for anything that crosses the network or is stored: that is `keys` and `journal`. The tool host's are in `tool_messages`.
 """
 
 from typing import Any, Final, Literal
@@ -234,11 +234,15 @@ class Retire(Message, frozen=True):
     why: str
 
 
+class ToolLine(Message, frozen=True):
+    """Pool to worker, with a socket to the tool host: when the worker is forked, and again when another host has started."""
+
+
 class EndStored(Message, frozen=True):
     """Pool to worker: the end reason is stored (or Redis had its 300 ms); the stream may be closed."""
 
 
-ToWorker = Prepare | Remember | Bind | Customer | Retire | EndStored
+ToWorker = Prepare | Remember | Bind | Customer | Retire | ToolLine | EndStored
 
 # --- worker -> pool -------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,19 @@ class Settings(BaseSettings):
     prefetch_metrics_port: Port = 9101
 
     agents_file: Path | None = None
+    tools_dir: Path | None = None
+    tools_strict: bool = False
+    whatsapp_from: Text = Field(default="", pattern=r"^(\+[1-9][0-9]{6,14})?$")
+    whatsapp_template_sid: Text = Field(default="", pattern=r"^(HX[0-9a-fA-F]{32})?$")
+
+    call_records: bool = True
+    records_webhook_url: Text = ""
+    records_webhook_secret: Secret = SecretStr("")
+    recording_enabled: bool = False
+    recording_clip: Text = "consent"
+    recordings_dir: Path = Path("/var/lib/offhook/recordings")
+    recording_retention_days: int = Field(default=30, ge=1)
+
     assets_dir: Path = ASSETS
     greeting_audio_enabled: bool = True
     greeting_audio_clip: Text = "greeting"
@@ -136,7 +149,7 @@ class Settings(BaseSettings):
             raise ValueError("only cartesia is built so far")
         return value
 
-    @field_validator("supabase_url", "openai_base_url", "twilio_api_base_url")
+    @field_validator("supabase_url", "openai_base_url", "twilio_api_base_url", "records_webhook_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
@@ -173,6 +186,8 @@ class Settings(BaseSettings):
             problems.append("ROUTER_HOST: must be a loopback address while TWILIO_VALIDATE_SIGNATURES is false")
         if self.supabase_url and not self.supabase_secret_key.get_secret_value():
             problems.append("SUPABASE_SECRET_KEY: missing beside SUPABASE_URL")
+        if self.records_webhook_url and not self.records_webhook_secret.get_secret_value():
+            problems.append("RECORDS_WEBHOOK_SECRET: missing beside RECORDS_WEBHOOK_URL")
         if self.pool_max and self.pool_max < self.pool_ready:
             problems.append("POOL_MAX: must not be below POOL_READY")
         if self.worker_memory_hard_mb and self.worker_memory_hard_mb < self.worker_memory_soft_mb:

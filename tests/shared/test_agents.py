@@ -21,10 +21,11 @@ def test_without_a_file_the_default_agent_takes_every_number() -> None:
     assert agents.serving("") == agents.default
 
 
-def test_the_default_agent_knows_the_tools_there_are() -> None:
+def test_the_default_agent_has_every_tool_there_is() -> None:
     from worker.tools.builtin import BUILT_IN
+    from worker.tools.registry import visible
 
-    assert set(Agent().tools) == set(BUILT_IN)
+    assert visible(BUILT_IN.values(), Agent(), Agent().stage) == list(BUILT_IN.values())
 
 
 def test_a_number_gets_its_agent_and_any_other_the_default(tmp_path: Path) -> None:

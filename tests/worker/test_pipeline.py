@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr
 
-from shared.agents import Agent
+from shared.agents import Agent, ToolStage
 from shared.messages import Entry, Message
 from shared.settings import Settings
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
@@ -29,6 +29,13 @@ class Session:
 
     async def hang_up(self) -> None:
         """Do nothing."""
+
+    async def transfer(self) -> None:
+        """Do nothing."""
+
+    def widen(self, stage: ToolStage) -> tuple[str, ...]:
+        """Have nothing more."""
+        return (stage,)
 
 
 class Rig:

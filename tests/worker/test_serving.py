@@ -598,7 +598,7 @@ async def test_a_goodbye_longer_than_the_burst_is_whole() -> None:
     async with call(agent=Agent(), recordings=clips, greeting_audio_enabled=False) as made:
         await made.start()
         await made.until_told(StreamStarted)
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         name = (await made.receive("mark"))["mark"]["name"]
         media = [each for each in made.messages if each["event"] == "media"]
         assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 5.6 * RATE
@@ -713,7 +713,7 @@ async def test_without_a_recording_in_its_language_the_voice_says_goodbye() -> N
     async with call(agent=Agent(language="pt"), recordings=clips) as made:
         await made.start()
         await made.until_told(StreamStarted)
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         await made.echo((await made.receive("mark"))["mark"]["name"])
         await leaving
         assert made.pipeline.spoken == ["Até logo."]
@@ -799,7 +799,7 @@ async def test_the_agents_goodbye_is_heard_before_the_call_ends() -> None:
         await made.receive("mark")
         made.pipeline.spoke = True
         made.pipeline.quiet.clear()
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         await asyncio.sleep(0)
         assert made.pipeline.output.playout._count == 1  # it waits for the voice before it sends its mark
         made.pipeline.quiet.set()
@@ -817,7 +817,7 @@ async def test_an_agent_that_says_nothing_lets_the_goodbye_clip_speak() -> None:
         await made.start()
         await made.receive("mark")
         greeted = len([each for each in made.messages if each["event"] == "media"])
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         name = (await made.receive("mark"))["mark"]["name"]
         media = [each for each in made.messages if each["event"] == "media"][greeted:]
         assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 0.4 * RATE
@@ -832,7 +832,7 @@ async def test_a_goodbye_clip_in_another_language_is_not_played() -> None:
     async with call(agent=Agent(language="pt-BR"), recordings=clips) as made:
         await made.start()
         await made.until_told(StreamStarted)
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         name = (await made.receive("mark"))["mark"]["name"]
         assert [each["event"] for each in made.messages] == ["mark"]
         await made.echo(name)
@@ -848,7 +848,7 @@ async def test_a_goodbye_nobody_confirms_ends_the_call_all_the_same(monkeypatch:
         made.pipeline.spoke = True
         made.pipeline.quiet.clear()  # the voice never comes
         async with asyncio.timeout(DEADLINE_S):
-            await made.serving.hang_up()
+            await made.serving.session.hang_up()
         assert made.serving.reason is EndReason.AGENT_HANGUP
 
 
@@ -856,7 +856,7 @@ async def test_a_caller_who_speaks_into_the_goodbye_keeps_the_call() -> None:
     async with call() as made:
         await made.start()
         await made.receive("mark")
-        leaving = asyncio.create_task(made.serving.hang_up())
+        leaving = asyncio.create_task(made.serving.session.hang_up())
         await made.receive("mark")
         leaving.cancel()  # what Pipecat does to a tool at an interruption
         made.pipeline.output.interrupt()

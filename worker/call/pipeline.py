@@ -32,7 +32,7 @@ from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
-from shared.agents import Agent
+from shared.agents import Agent, ToolStage
 from shared.errors import WarmupFailed
 from shared.logs import get
 from shared.metrics import Stage
@@ -220,6 +220,13 @@ class AgentPipeline:
         self.context.set_tools([*self._toolbox.schemas(agent, session)])
         self.llm.become(agent)
         self.tts.become(agent)
+
+    def widen(self, stage: ToolStage) -> tuple[str, ...]:
+        """Let the model see the tools of a further stage, from its next answer on; gives the names of the new ones."""
+        added = self._toolbox.widen(stage)
+        if added:
+            self.context.set_tools([*self._toolbox.seen()])
+        return added
 
     def begin(self) -> None:
         """Hold a caller from now on: a lost voice is connected again, instead of ending this worker."""

@@ -50,6 +50,7 @@ from worker.call.patience import Patience
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
 from worker.call.scribe import Scribe
+from worker.call.session import CallSession
 from worker.call.stream import Stream, open_stream
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
@@ -96,6 +97,7 @@ class Serving:
         self._greeting: Recording | None = None
         self._greeting_words = ""
         self._farewell = Farewell(pipeline, recordings)
+        self.session = CallSession(pipeline, self._farewell, self)
         self._patience = Patience(settings, pipeline, self._farewell, self)
         self._parting = False
         self._started_at = 0.0
@@ -176,11 +178,6 @@ class Serving:
     def flush_oddities(self) -> None:
         """Report what was odd on the stream since the last time; called with each beat, so that no storm is possible."""
         self._oddities.flush()
-
-    async def hang_up(self) -> None:
-        """Let what the agent is saying be heard, or the goodbye clip, then end the call."""
-        await self._farewell.by_agent()
-        self.end(EndReason.AGENT_HANGUP)
 
     def bridge(self) -> None:
         """Say bridging words."""

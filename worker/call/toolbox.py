@@ -8,11 +8,12 @@ from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallResultProperties
 from pipecat.services.llm_service import FunctionCallParams
 
-from shared.agents import Agent
+from shared.agents import STAGES, Agent, ToolStage
 from shared.logs import get
 from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked
 from worker.call.scribe import Scribe
-from worker.tools.registry import Outcome, Session, Tool, ToolCall
+from worker.tools import running
+from worker.tools.registry import Outcome, Session, Tool, ToolCall, visible
 
 log = get(__name__)
 
@@ -24,6 +25,7 @@ class Toolbox:
         self._tools = tools
         self._scribe = scribe
         self._session: Session | None = None
+        self._stage: ToolStage = "full"
         self._given: dict[str, Mapping[str, Any]] = {}  # what tools gave to a predecessor since the caller last spoke
 
     @property
@@ -33,8 +35,18 @@ class Toolbox:
 
     def schemas(self, agent: Agent, session: Session) -> list[FunctionSchema]:
         """Give an agent's tools to the model; they act on this session."""
-        self._session = session
-        return [self._schema(self._tools[name]) for name in agent.tools if name in self._tools]
+        self._session, self._stage = session, agent.stage
+        return self.seen()
+
+    def seen(self) -> list[FunctionSchema]:
+        """Give what the model sees at the present stage."""
+        return [self._schema(tool) for tool in self._visible()]
+
+    def widen(self, stage: ToolStage) -> tuple[str, ...]:
+        """Go to a further stage; gives the names of the tools that come with it."""
+        before = {tool.name for tool in self._visible()}
+        self._stage = max(self._stage, stage, key=STAGES.index)
+        return tuple(tool.name for tool in self._visible() if tool.name not in before)
 
     def recall(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Take what tools gave to a predecessor: the same request gets the same answer until the caller speaks again."""
@@ -55,6 +67,10 @@ class Toolbox:
         log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
         return outcome
 
+    def _visible(self) -> list[Tool]:
+        assert self._session is not None  # noqa: S101 - `schemas` came first
+        return visible(self._tools.values(), self._session.agent, self._stage)
+
     def _schema(self, tool: Tool) -> FunctionSchema:
         async def handler(params: FunctionCallParams) -> None:
             await self._run(tool, params)
@@ -62,8 +78,8 @@ class Toolbox:
         return FunctionSchema(
             name=tool.name,
             description=tool.description,
-            properties=dict(tool.parameters),
-            required=list(tool.required),
+            properties=tool.schema()["properties"],
+            required=tool.schema().get("required", []),
             handler=handler,
         )
 
@@ -78,16 +94,10 @@ class Toolbox:
     async def _outcome(self, tool: Tool, asked: Asked) -> Outcome:
         self._scribe.tool_started(asked.id, tool.name, asked.arguments)
         try:
-            async with asyncio.timeout(tool.timeout_s):
-                outcome = await tool.run(self._call(asked))
-        except TimeoutError:
-            outcome = Outcome({"error": "This took too long and was given up."})
+            outcome = await running.run(tool, self._call(asked), asked.arguments)
         except asyncio.CancelledError:
             self._scribe.tool_ended(asked.id, CANCELLED, answer=False)  # or a successor would take it for unfinished
             raise
-        except Exception as error:
-            log.exception("tool failed", tool=tool.name)
-            outcome = Outcome({"error": f"This did not work: {error}"})
         self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
         return outcome
 
@@ -103,4 +113,4 @@ class Toolbox:
 
     def _call(self, asked: Asked) -> ToolCall:
         assert self._session is not None  # noqa: S101 - the model knows tools from `schemas` only
-        return ToolCall(asked.id, asked.arguments, self._session)
+        return ToolCall(asked.id, asked.arguments, self._session.agent, session=self._session)

@@ -1,18 +1,27 @@
-"""The tools a worker has: listed once before any call, given to the model by the agent's profile.
+"""The tools there are: listed once before any call, given to the model by the agent's profile and stage.
 
-A tool is a schema and an async function of a `ToolCall`; it knows nothing of Pipecat. What a tool may do to its call is the
-`Session` it is given.
+A tool is a schema and an async function of a `ToolCall`; it knows nothing of Pipecat, of processes or of MCP. Most run in the
+worker of the call (`place="worker"`); those that need the database or the messenger run in the pool's tool host, so that no
+worker holds a key to either. What a tool may do to its call is the `Session` it is given.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from shared.agents import Agent
+from pydantic import BaseModel
+
+from shared.agents import STAGES, Agent, ToolStage
+from shared.calls import IncomingCall
+from worker.tools.services import Services
+
+Place = Literal["worker", "host"]
+Need = Literal["database", "messenger"]
+"""What a tool of the host cannot work without: it is not offered where that is missing."""
 
 
 class Session(Protocol):
-    """What a tool may know of its call and do to it."""
+    """What a tool may know of its call and do to it. Only tools that run in the worker have one."""
 
     @property
     def agent(self) -> Agent:
@@ -21,14 +30,37 @@ class Session(Protocol):
     async def hang_up(self) -> None:
         """Let what the agent is saying be heard (or the goodbye clip, when it says nothing), then end the call."""
 
+    async def transfer(self) -> None:
+        """Let what the agent is saying be heard, then have the carrier connect the caller to the agent's `transfer_number`."""
+
+    def widen(self, stage: ToolStage) -> tuple[str, ...]:
+        """Let the model see the tools of a further stage from its next answer on; gives the names of the new ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One request of the model."""
+    """One request of the model.
+
+    Attributes:
+        id: the model's name for it. The same again, of the same call, is the same request (`key`).
+        arguments: an instance of the tool's `arguments`, or what the model wrote where the tool has only a schema.
+        agent: the profile the call is served with.
+        call: who calls whom; None where there is no call (an MCP client).
+        session: what may be done to the call, for tools that run in its worker.
+        services: database and messenger, for tools that run in the host.
+    """
 
     id: str
-    arguments: Mapping[str, Any]
-    session: Session
+    arguments: Any
+    agent: Agent = field(default_factory=Agent)
+    call: IncomingCall | None = None
+    session: Session | None = None
+    services: Services = field(default_factory=Services)
+
+    @property
+    def key(self) -> str:
+        """What is stored with a row that this request writes, so that it is written once."""
+        return f"{self.call.call_sid if self.call is not None else 'mcp'}:{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +71,64 @@ class Outcome:
     answer: bool = True
 
 
+class ToolError(Exception):
+    """A tool did not do what was asked for; the message is a sentence for the model, which may repeat it to the caller."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool as the model sees it. `parameters` are JSON schema properties; `timeout_s` bounds one run.
+    """A tool as the model sees it, and how it is run.
 
-    A worker may die while a tool runs. Its call is then never run again, unless `repeatable` says that this does no harm;
-    `lookup` tells by the call's id what became of it (None: it does not know). Without either the model is told that the
-    outcome is unknown.
+    Attributes:
+        arguments: the pydantic model of its arguments; the descriptions of the fields are the model's. None for a tool whose
+            `parameters` are a JSON schema somebody else wrote and checks (MCP).
+        stage: from which stage on the model sees it.
+        writes: it changes something. It then goes on when the caller speaks meanwhile, and its result is not lost.
+        repeatable: running it again does no harm, also under another id.
+        idempotent: running it again *under the same id* does no harm: it gives what came of it the first time.
+        timeout_s: bounds one run.
+        quick: it never takes long enough for words to the caller.
+        lookup: tells, by the call's id, what became of a run whose worker died meanwhile; None when it does not know. A tool
+            that is none of repeatable, idempotent and looked up is never run again: the model is told that nobody knows.
     """
 
     name: str
     description: str
     run: Callable[[ToolCall], Awaitable[Outcome]]
+    arguments: type[BaseModel] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-    timeout_s: float = 10.0
+    stage: ToolStage = "full"
+    place: Place = "worker"
+    needs: frozenset[Need] = frozenset()
+    writes: bool = False
     repeatable: bool = False
+    idempotent: bool = False
+    timeout_s: float = 10.0
+    quick: bool = False
     lookup: Callable[[ToolCall], Awaitable[Outcome | None]] | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """Give the JSON schema of the arguments, without what says nothing to a model."""
+        written = dict(self.parameters) if self.arguments is None else self.arguments.model_json_schema()
+        properties = {name: _plain(each) for name, each in written.get("properties", {}).items()}
+        kept = {key: written[key] for key in ("required", "$defs", "additionalProperties") if key in written}
+        return {"type": "object", "properties": properties} | kept
+
+
+def _plain(field_schema: Any) -> Any:
+    """Leave out titles, and of an optional field that it may be null: the model leaves it out."""
+    if not isinstance(field_schema, dict):
+        return field_schema
+    kept = {key: value for key, value in field_schema.items() if key != "title"}
+    choices = [each for each in kept.get("anyOf", ()) if each != {"type": "null"}]
+    if len(choices) == 1 and len(kept["anyOf"]) > 1 and kept.get("default", 0) is None:
+        del kept["anyOf"], kept["default"]
+        kept = {**choices[0], **kept}
+    return kept
+
+
+MOST_TOOLS: Final = 128
+"""Source: OpenAI API reference, chat completions, `tools`."""
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
@@ -71,3 +144,9 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
             raise ValueError(msg)
         listed[tool.name] = tool
     return listed
+
+
+def visible(tools: Iterable[Tool], agent: Agent, stage: ToolStage) -> list[Tool]:
+    """Choose what the model sees of an agent's tools at a stage, in the order they are listed in."""
+    wanted, depth = set(agent.tools), STAGES.index(stage)
+    return [tool for tool in tools if (not wanted or tool.name in wanted) and STAGES.index(tool.stage) <= depth]
