@@ -90,6 +90,7 @@ class Tool:
         quick: it never takes long enough for words to the caller.
         lookup: tells, by the call's id, what became of a run whose worker died meanwhile; None when it does not know. A tool
             that is none of repeatable, idempotent and looked up is never run again: the model is told that nobody knows.
+        offered: says whether an agent has a use for it at a stage; None where every agent has.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Tool:
     timeout_s: float = 10.0
     quick: bool = False
     lookup: Callable[[ToolCall], Awaitable[Outcome | None]] | None = None
+    offered: Callable[[Agent, ToolStage], bool] | None = None
 
     def schema(self) -> dict[str, Any]:
         """Give the JSON schema of the arguments, without what says nothing to a model."""
@@ -149,4 +151,10 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
 def visible(tools: Iterable[Tool], agent: Agent, stage: ToolStage) -> list[Tool]:
     """Choose what the model sees of an agent's tools at a stage, in the order they are listed in."""
     wanted, depth = set(agent.tools), STAGES.index(stage)
-    return [tool for tool in tools if (not wanted or tool.name in wanted) and STAGES.index(tool.stage) <= depth]
+    return [
+        tool
+        for tool in tools
+        if (not wanted or tool.name in wanted)
+        and STAGES.index(tool.stage) <= depth
+        and (tool.offered is None or tool.offered(agent, stage))
+    ]
