@@ -33,6 +33,7 @@ from worker.call.scribe import Scribe
 from worker.call.serving import Serving
 from worker.call.stream import Stream
 from worker.call.tape import Tape, make_tape
+from worker.call.waiting_words import WaitingWords
 
 CALL = IncomingCall(
     call_sid=CallSid("CA01"), caller="+5511999990000", called="+551140000000", trace_id=TraceId("f" * 32)
@@ -114,6 +115,7 @@ class FakePipeline:
         self.quiet = asyncio.Event()
         self.quiet.set()
         self.spoke = False
+        self.waiting_words = WaitingWords(lambda: self.spoke)
         self.context: list[str] = []
         self.spoken: list[str] = []
         self.on_idle: Callable[[], object] = lambda: None

@@ -233,7 +233,7 @@ class _Child:
         self._reserved_at = reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
         self._serving.use(agent)
-        self._pipeline.prepare(agent, self._serving.session)
+        self._pipeline.prepare(agent, self._serving.session, call)
         self._prepared = self._tasks.go(self._open(agent))
 
     async def _open(self, agent: Agent) -> None:

@@ -59,6 +59,12 @@ class Farewell:
             await self._say()
         await self._wait_heard()
 
+    async def before_transfer(self) -> None:
+        """Let what the agent is saying be heard; nobody says goodbye, since somebody else goes on. Returns when it was heard."""
+        if self._pipeline.spoke:
+            await self._written("the last words", FAREWELL_WAIT_S)
+        await self._wait_heard()
+
     async def by_limit(self) -> None:
         """Let the agent finish what it is saying, but begin nothing new, and say goodbye. Returns when it was heard."""
         self._pipeline.close_gate()

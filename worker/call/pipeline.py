@@ -33,6 +33,7 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 from shared.agents import Agent, ToolStage
+from shared.calls import IncomingCall
 from shared.errors import WarmupFailed
 from shared.logs import get
 from shared.metrics import Stage
@@ -42,9 +43,10 @@ from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
 from worker.call.memory import BROKEN_OFF, COME_BACK, Memory, result_messages
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
-from worker.call.toolbox import Toolbox
+from worker.call.toolbox import Line, Toolbox
 from worker.call.transport import Input, Output
 from worker.call.trouble import Troubles
+from worker.call.waiting_words import WaitingWords
 from worker.providers.cartesia_stt import ParkedCartesiaSTT
 from worker.providers.cartesia_tts import ParkedCartesiaTTS
 from worker.providers.openai_llm import WarmOpenAILLM
@@ -119,7 +121,8 @@ class AgentPipeline:
     ) -> None:
         self._models = models
         self._scribe = scribe
-        self._toolbox = Toolbox(tools, scribe)
+        self.waiting_words = WaitingWords(lambda: self.llm.spoke)
+        self._toolbox = Toolbox(tools, scribe, self.waiting_words)
         self._hooks = hooks
         self._started = asyncio.Event()
         self._listed: list[str] = []
@@ -158,6 +161,7 @@ class AgentPipeline:
         self.tts.on_word = self.output.word
         self.tts.on_void = self.output.void
         self.llm.on_text = self.quiet.clear
+        self.llm.before = lambda context: self._toolbox.mend(context.get_messages())
         self._worker = PipelineWorker(
             Pipeline(
                 [
@@ -182,6 +186,11 @@ class AgentPipeline:
         self._worker.add_event_handler("on_pipeline_started", self._on_started)
         self._runner = WorkerRunner(handle_sigint=False)
         self._running: asyncio.Task[None] | None = None
+
+    def reach(self, line: Line) -> None:
+        """Have tools run at the other end of a line, too."""
+        self._toolbox.line = line
+        line.on_offered = self._tools_changed
 
     async def start(self) -> None:
         """Run the pipeline and check that it could serve a call: TTS usable, one VAD and one turn inference, tools listed.
@@ -215,9 +224,9 @@ class AgentPipeline:
             Resource.LLM: running and self.llm.warm(),
         }
 
-    def prepare(self, agent: Agent, session: Session) -> None:
+    def prepare(self, agent: Agent, session: Session, call: IncomingCall | None = None) -> None:
         """Become the agent of a call: prompt, voice, language and tools. Takes under 5 ms; opens no connection."""
-        self.context.set_tools([*self._toolbox.schemas(agent, session)])
+        self.context.set_tools([*self._toolbox.schemas(agent, session, call)])
         self.llm.become(agent)
         self.tts.become(agent)
 
@@ -225,7 +234,7 @@ class AgentPipeline:
         """Let the model see the tools of a further stage, from its next answer on; gives the names of the new ones."""
         added = self._toolbox.widen(stage)
         if added:
-            self.context.set_tools([*self._toolbox.seen()])
+            self._tools_changed()
         return added
 
     def begin(self) -> None:
@@ -248,7 +257,8 @@ class AgentPipeline:
         """Take up a conversation that another worker had, and give the answer that is owed in it."""
         self.context.set_messages(list(memory.messages))
         self._gate.recall(sum(message["role"] == "user" for message in memory.messages))
-        self._toolbox.recall(memory.results)
+        self._toolbox.recall(memory.results, memory.messages)
+        self._tools_changed()
         answer = memory.owed and not memory.unresolved
         for asked in memory.unresolved:
             outcome = await self._toolbox.settle(asked)
@@ -328,6 +338,9 @@ class AgentPipeline:
             self._models.turn.clear()
         except Exception as error:
             raise WarmupFailed(Resource.TURN, str(error)) from error
+
+    def _tools_changed(self) -> None:
+        self.context.set_tools([*self._toolbox.seen()])
 
     def _user_said(self, text: str) -> None:
         self._toolbox.forget()

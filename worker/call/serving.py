@@ -97,7 +97,7 @@ class Serving:
         self._greeting: Recording | None = None
         self._greeting_words = ""
         self._farewell = Farewell(pipeline, recordings)
-        self.session = CallSession(pipeline, self._farewell, self)
+        self.session = CallSession(pipeline, self._farewell, self._direct, self)
         self._patience = Patience(settings, pipeline, self._farewell, self)
         self._parting = False
         self._started_at = 0.0

@@ -1,46 +1,93 @@
-"""The tools of one call, as Pipecat runs them: each between two entries of the journal, and none twice for one request."""
+"""The tools of one call, as Pipecat runs them: each between two entries of the journal, and none twice for one request.
+
+Pipecat cancels what it waits for when the caller speaks. A tool that only reads is then given up; one that writes goes on,
+because half of it may be done: its result is put in the place of Pipecat's "cancelled" before the model is asked again.
+
+Most tools run in this process, those that need the database or an MCP server in the pool's tool host.
+"""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import FunctionCallResultProperties
 from pipecat.services.llm_service import FunctionCallParams
 
 from shared.agents import STAGES, Agent, ToolStage
+from shared.calls import IncomingCall
 from shared.logs import get
 from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked
 from worker.call.scribe import Scribe
+from worker.call.waiting_words import WaitingWords
 from worker.tools import running
 from worker.tools.registry import Outcome, Session, Tool, ToolCall, visible
 
+GOES_ON: Final[Mapping[str, Any]] = {
+    "status": "in progress",
+    "note": "The caller spoke before this was over. It goes on, and its result will stand here. Do not do it again.",
+}
+
 log = get(__name__)
+
+
+class Line(Protocol):
+    """The way to the tool host."""
+
+    offered: Mapping[str, Tool]
+    on_offered: Callable[[], None]
+
+    def available(self, tool: Tool) -> bool:
+        """Say whether the host has what a tool needs."""
+
+    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:
+        """Have a tool run there; whatever goes wrong is said in the outcome."""
+
+
+class NoLine:
+    """The way to a tool host where there is none."""
+
+    def __init__(self) -> None:
+        self.offered: Mapping[str, Tool] = {}
+        self.on_offered: Callable[[], None] = lambda: None
+
+    def available(self, tool: Tool) -> bool:  # noqa: ARG002 - the signature is the line's
+        """Say that nothing is there."""
+        return False
+
+    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:  # noqa: ARG002 - as above
+        """Say that it does not work."""
+        return Outcome(running.OUT_OF_ORDER)
 
 
 class Toolbox:
     """Runs tools. `schemas` before anything else."""
 
-    def __init__(self, tools: Mapping[str, Tool], scribe: Scribe) -> None:
-        self._tools = tools
+    def __init__(self, tools: Mapping[str, Tool], scribe: Scribe, words: WaitingWords) -> None:
+        self._own = tools
         self._scribe = scribe
+        self.line: Line = NoLine()
+        self._words = words
         self._session: Session | None = None
+        self._call: IncomingCall | None = None
         self._stage: ToolStage = "full"
         self._given: dict[str, Mapping[str, Any]] = {}  # what tools gave to a predecessor since the caller last spoke
+        self._late: dict[str, asyncio.Task[Outcome]] = {}  # writes that go on although the caller spoke, by call id
 
     @property
     def names(self) -> list[str]:
         """All tools there are."""
         return list(self._tools)
 
-    def schemas(self, agent: Agent, session: Session) -> list[FunctionSchema]:
-        """Give an agent's tools to the model; they act on this session."""
-        self._session, self._stage = session, agent.stage
+    def schemas(self, agent: Agent, session: Session, call: IncomingCall | None = None) -> list[FunctionSchema]:
+        """Give an agent's tools to the model; they act on this session of this call."""
+        self._session, self._call, self._stage = session, call, agent.stage
         return self.seen()
 
     def seen(self) -> list[FunctionSchema]:
-        """Give what the model sees at the present stage."""
-        return [self._schema(tool) for tool in self._visible()]
+        """Give what the model sees at the present stage; nothing before there is a call."""
+        return [self._schema(tool) for tool in self._visible()] if self._session is not None else []
 
     def widen(self, stage: ToolStage) -> tuple[str, ...]:
         """Go to a further stage; gives the names of the tools that come with it."""
@@ -48,9 +95,15 @@ class Toolbox:
         self._stage = max(self._stage, stage, key=STAGES.index)
         return tuple(tool.name for tool in self._visible() if tool.name not in before)
 
-    def recall(self, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take what tools gave to a predecessor: the same request gets the same answer until the caller speaks again."""
+    def recall(self, results: Mapping[str, Mapping[str, Any]], messages: Sequence[Mapping[str, Any]]) -> None:
+        """Take what tools gave to a predecessor, and the stage the conversation had come to.
+
+        The same request gets the same answer until the caller speaks again.
+        """
         self._given = dict(results)
+        for message in messages:
+            if message.get("role") == "tool":
+                self.widen(_stage_of(message.get("content")))
 
     def forget(self) -> None:
         """Let tools run anew: the caller has said something else."""
@@ -59,46 +112,85 @@ class Toolbox:
     async def settle(self, asked: Asked) -> Outcome:
         """Find out what became of a call whose worker died while it ran; never run it again, unless that does no harm."""
         tool = self._tools.get(asked.name)
-        if tool is not None and tool.repeatable:
-            return await self._outcome(tool, asked)
-        outcome = await self._looked_up(tool, asked) or Outcome(UNKNOWN_OUTCOME)
-        self._given[asked.same] = outcome.result  # the model may ask for the same once more
-        self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
-        log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
+        if tool is not None and (tool.repeatable or tool.idempotent):
+            outcome = await self._outcome(tool, asked)  # under the same id: the host and the database know it
+        else:
+            outcome = await self._looked_up(tool, asked) or Outcome(UNKNOWN_OUTCOME)
+            self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
+            log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
+        if tool is None or not tool.repeatable:
+            self._given[asked.same] = outcome.result  # the model may ask for the same once more
         return outcome
+
+    def mend(self, messages: Sequence[Any]) -> None:
+        """Put what is known of writes that went on into a conversation, in the place of Pipecat's "cancelled"."""
+        for message in messages:
+            if not isinstance(message, dict) or message.get("role") != "tool":
+                continue
+            task = self._late.get(str(message.get("tool_call_id")))
+            if task is None:
+                continue
+            done = task.done() and not task.cancelled() and task.exception() is None
+            message["content"] = json.dumps(dict(task.result().result if done else GOES_ON), default=str)
+            if task.done():
+                del self._late[str(message["tool_call_id"])]
+
+    @property
+    def _tools(self) -> Mapping[str, Tool]:
+        return {**self.line.offered, **self._own}
 
     def _visible(self) -> list[Tool]:
         assert self._session is not None  # noqa: S101 - `schemas` came first
-        return visible(self._tools.values(), self._session.agent, self._stage)
+        there = [tool for tool in self._tools.values() if tool.place == "worker" or self.line.available(tool)]
+        return visible(there, self._session.agent, self._stage)
 
     def _schema(self, tool: Tool) -> FunctionSchema:
         async def handler(params: FunctionCallParams) -> None:
             await self._run(tool, params)
 
+        schema = tool.schema()
         return FunctionSchema(
             name=tool.name,
             description=tool.description,
-            properties=tool.schema()["properties"],
-            required=tool.schema().get("required", []),
+            properties=schema["properties"],
+            required=schema.get("required", []),
             handler=handler,
         )
 
     async def _run(self, tool: Tool, params: FunctionCallParams) -> None:
         asked = Asked(params.tool_call_id, tool.name, params.arguments)
         known = None if tool.repeatable else self._given.get(asked.same)
-        outcome = await self._outcome(tool, asked) if known is None else Outcome(known)
+        outcome = await self._unless_interrupted(tool, asked) if known is None else Outcome(known)
         await params.result_callback(
             dict(outcome.result), properties=FunctionCallResultProperties(run_llm=None if outcome.answer else False)
         )
 
+    async def _unless_interrupted(self, tool: Tool, asked: Asked) -> Outcome:
+        """Run a tool; when Pipecat gives up on it, a write goes on by itself."""
+        running_on = asyncio.create_task(self._outcome(tool, asked))
+        try:
+            with self._words.while_running(tool):
+                return await asyncio.shield(running_on)
+        except asyncio.CancelledError:
+            if tool.writes and not running_on.done():
+                self._late[asked.id] = running_on
+                log.info("tool goes on behind the caller's words", tool=tool.name)
+            else:
+                running_on.cancel()
+            raise
+
     async def _outcome(self, tool: Tool, asked: Asked) -> Outcome:
         self._scribe.tool_started(asked.id, tool.name, asked.arguments)
         try:
-            outcome = await running.run(tool, self._call(asked), asked.arguments)
+            if tool.place == "host":
+                outcome = await self.line.run(tool, self._request(asked), asked.arguments)
+            else:
+                outcome = await running.run(tool, self._request(asked), asked.arguments)
         except asyncio.CancelledError:
             self._scribe.tool_ended(asked.id, CANCELLED, answer=False)  # or a successor would take it for unfinished
             raise
-        self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
+        late = asked.id in self._late  # the caller has something else to say: no answer of its own is owed
+        self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer and not late)
         return outcome
 
     async def _looked_up(self, tool: Tool | None, asked: Asked) -> Outcome | None:
@@ -106,11 +198,20 @@ class Toolbox:
             return None
         try:
             async with asyncio.timeout(tool.timeout_s):
-                return await tool.lookup(self._call(asked))
+                return await tool.lookup(self._request(asked))
         except Exception:
             log.exception("tool call not found", tool=tool.name)
             return None
 
-    def _call(self, asked: Asked) -> ToolCall:
+    def _request(self, asked: Asked) -> ToolCall:
         assert self._session is not None  # noqa: S101 - the model knows tools from `schemas` only
-        return ToolCall(asked.id, asked.arguments, self._session.agent, session=self._session)
+        return ToolCall(asked.id, asked.arguments, self._session.agent, self._call, self._session)
+
+
+def _stage_of(result: Any) -> ToolStage:
+    """Give the stage that a tool's result tells of; the first one when it tells of none."""
+    try:
+        stage = json.loads(result).get("stage")
+    except (TypeError, ValueError, AttributeError):
+        return STAGES[0]
+    return stage if stage in STAGES else STAGES[0]

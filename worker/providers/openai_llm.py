@@ -54,6 +54,8 @@ class WarmOpenAILLM(OpenAILLMService):
         self.spoke = False
         """Whether the completion under way, or the last one, says anything."""
         self.on_text: Callable[[], None] = lambda: None
+        self.before: Callable[[LLMContext], object] = lambda _context: None
+        """Called with the conversation before it is sent, to bring it up to date."""
 
     def create_client(self, api_key: str | None = None, base_url: str | None = None, **_kwargs: Any) -> AsyncOpenAI:
         """Make the client as the base does, with the certificates the zygote has read and without retries of its own."""
@@ -98,6 +100,7 @@ class WarmOpenAILLM(OpenAILLMService):
         return params
 
     async def _answer(self, context: LLMContext) -> AsyncGenerator[ChatCompletionChunk, None]:
+        self.before(context)
         self._given = ""
         self.spoke = False
         self._trouble.wanted(time.monotonic())
