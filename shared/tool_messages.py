@@ -3,7 +3,7 @@
 As in `messages`: one datagram each, at most 64 KiB, and a union for each direction.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,7 +49,7 @@ class RunTool(Message, frozen=True):
     """Worker to tool host: run a tool. Answered by ToolRan.
 
     `call_id` is the model's id of the tool call: asked again with the same one for the same call (by a successor), the host
-    answers with what came of it the first time. `agent` comes without its prompt.
+    answers with what came of it the first time. `agent` comes without its prompt; `server` is empty for our own tools.
     """
 
     request: int
@@ -58,6 +58,7 @@ class RunTool(Message, frozen=True):
     arguments: dict[str, Any]
     call: IncomingCall
     agent: Agent
+    server: str = ""
 
 
 class DropTool(Message, frozen=True):
@@ -67,7 +68,10 @@ class DropTool(Message, frozen=True):
 
 
 class OfferedTool(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool of an MCP server, as the model is to see it; `parameters` is a JSON schema of its arguments."""
+    """A tool of an MCP server, as the model is to see it; `parameters` is a JSON schema of its arguments.
+
+    `read_only` and `idempotent` are what the server says of it; one that says nothing is taken for a write.
+    """
 
     name: str
     description: str
@@ -75,6 +79,14 @@ class OfferedTool(msgspec.Struct, frozen=True, kw_only=True):
     stage: ToolStage
     timeout_s: float
     read_only: bool = False
+    idempotent: bool = False
+
+
+class HostHas(Message, frozen=True):
+    """Tool host to worker, first: which services it was given, and which MCP servers it may ever offer tools of."""
+
+    services: tuple[Literal["database", "messenger"], ...]
+    servers: tuple[str, ...]
 
 
 class Offered(Message, frozen=True):
@@ -86,11 +98,12 @@ class Offered(Message, frozen=True):
 
 
 class ToolRan(Message, frozen=True):
-    """Tool host to worker: what the model is to be told."""
+    """Tool host to worker: what the model is to be told, and whether it should answer to it."""
 
     request: int
     result: dict[str, Any]
+    answer: bool = True
 
 
 FromWorkerToHost = RunTool | DropTool
-FromHostToWorker = Offered | ToolRan
+FromHostToWorker = HostHas | Offered | ToolRan

@@ -38,6 +38,7 @@ from shared.messages import (
     Remember,
     Retire,
     Retried,
+    ToolLine,
     WarmFailed,
 )
 from shared.metrics import Setback, Stage, Timing
@@ -54,6 +55,7 @@ from worker.call.serving import Serving
 from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
+from worker.call.toolline import HostLine
 from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Tool
@@ -150,6 +152,7 @@ class _Child:
         self._leave = asyncio.Event()
         self._tasks = Tasks()
         self._orphan = Orphan(loaded.settings)
+        self._line = HostLine()
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -204,6 +207,8 @@ class _Child:
                 self._journal += message.entries
             case Customer():
                 self._customer(message)
+            case ToolLine() if fds:
+                self._line.connect(socket.socket(fileno=fds[0]))
             case EndStored():
                 self._serving.end_stored.set()
             case Retire():
