@@ -1,5 +1,7 @@
 """The part of Twilio's REST API that concerns calls: create, read, update. Checked with the vendor's client.
 
+Messages are in `carrier_outbox`.
+
 Source: Twilio docs, Call resource.
 """
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from tests.standins.carrier import Carrier
+    from tests.standins.carrier_settings import CarrierSettings
 
 API = "/2010-04-01/Accounts/{account}"
 TWIML_LIMIT = 4000  # characters. Source: Twilio error 32018
@@ -48,6 +51,33 @@ class ApiError(Exception):
         return JSONResponse({**body, "more_info": f"https://www.twilio.com/docs/errors/{self.code}"}, self.status)
 
 
+def guarded(carrier: Carrier, handle: Callable[[Request, FormData], Response]) -> Callable[[Request], object]:
+    """Make an endpoint of the API: authenticated, with its form, and with refusals in Twilio's form."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            _authenticate(carrier.settings, request)
+            async with request.form() as form:
+                return handle(request, form)
+        except ApiError as error:
+            return error.response()
+
+    return endpoint
+
+
+def _authenticate(settings: CarrierSettings, request: Request) -> None:
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    try:
+        user, _, token = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        user, token = "", ""
+    known = scheme.lower() == "basic" and user == settings.account_sid
+    if not (known and secrets.compare_digest(token.encode(), settings.auth_token.encode())):
+        raise ApiError(401, 20003, "Authenticate")
+    if request.path_params["account"] != settings.account_sid:
+        raise ApiError(404, 20404, f"The requested resource {request.url.path} was not found")
+
+
 class CallsApi:
     """The resource `Calls` of one account. `placed` is told about each call a request made, with its form."""
 
@@ -58,21 +88,10 @@ class CallsApi:
     def routes(self) -> list[Route]:
         """Its routes."""
         return [
-            Route(f"{API}/Calls.json", self._guarded(self.create), methods=["POST"]),
-            Route(f"{API}/Calls/{{sid}}.json", self._guarded(self.update), methods=["POST"]),
-            Route(f"{API}/Calls/{{sid}}.json", self._guarded(self.read), methods=["GET"]),
+            Route(f"{API}/Calls.json", guarded(self._carrier, self.create), methods=["POST"]),
+            Route(f"{API}/Calls/{{sid}}.json", guarded(self._carrier, self.update), methods=["POST"]),
+            Route(f"{API}/Calls/{{sid}}.json", guarded(self._carrier, self.read), methods=["GET"]),
         ]
-
-    def _guarded(self, handle: Callable[[Request, FormData], Response]) -> Callable[[Request], object]:
-        async def endpoint(request: Request) -> Response:
-            try:
-                self._authenticate(request)
-                async with request.form() as form:
-                    return handle(request, form)
-            except ApiError as error:
-                return error.response()
-
-        return endpoint
 
     def create(self, request: Request, form: FormData) -> Response:
         """Place an outbound call: `To`, `From` and either `Url` or `Twiml`."""
@@ -81,19 +100,19 @@ class CallsApi:
         for field, code in (("To", 21201), ("From", 21213)):
             if not form.get(field):
                 raise ApiError(400, code, f"No '{field}' number is specified")
-        url, document = _value(form, "Url"), _document(_value(form, "Twiml"))
+        url, document = value(form, "Url"), _document(value(form, "Twiml"))
         if not url and document is None:
             raise ApiError(400, 21205, "Url parameter is required.")
         events = form.getlist("StatusCallbackEvent") or [INITIAL_EVENTS]
         dialling = Dialling(
             new_sid("CA"),
-            _value(form, "From"),
-            _value(form, "To"),
+            value(form, "From"),
+            value(form, "To"),
             direction="outbound-api",
             url=url and absolute(settings, url),
-            method=_value(form, "Method") or "POST",
+            method=value(form, "Method") or "POST",
             document=document,
-            status_callback=_value(form, "StatusCallback"),
+            status_callback=value(form, "StatusCallback"),
             status_events=frozenset(str(event) for event in events),
         )
         call = self._carrier.place(dialling)
@@ -108,7 +127,7 @@ class CallsApi:
     def update(self, request: Request, form: FormData) -> Response:
         """End a call (`Status`), or make it leave what it does for other TwiML (`Twiml` or `Url`)."""
         call = self._find(request)
-        status, url, document = _value(form, "Status"), _value(form, "Url"), _document(_value(form, "Twiml"))
+        status, url, document = value(form, "Status"), value(form, "Url"), _document(value(form, "Twiml"))
         if call.ended_at is not None:
             if status:
                 raise ApiError(404, 20404, f"The requested resource {request.url.path} was not found")
@@ -118,7 +137,7 @@ class CallsApi:
         elif document is not None:
             call.obey(Order("rest", document=document))
         elif url:
-            post = Post(absolute(call.settings, url), call.parameters(), _value(form, "Method") or "POST")
+            post = Post(absolute(call.settings, url), call.parameters(), value(form, "Method") or "POST")
             call.obey(Order("rest", post=post))
         else:
             raise ApiError(400, 21218, "Invalid update: Status, Url or Twiml expected")
@@ -130,23 +149,11 @@ class CallsApi:
             raise ApiError(404, 20404, f"The requested resource {request.url.path} was not found")
         return call
 
-    def _authenticate(self, request: Request) -> None:
-        settings = self._carrier.settings
-        scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
-        try:
-            user, _, token = base64.b64decode(encoded, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            user, token = "", ""
-        known = scheme.lower() == "basic" and user == settings.account_sid
-        if not (known and secrets.compare_digest(token.encode(), settings.auth_token.encode())):
-            raise ApiError(401, 20003, "Authenticate")
-        if request.path_params["account"] != settings.account_sid:
-            raise ApiError(404, 20404, f"The requested resource {request.url.path} was not found")
 
-
-def _value(form: FormData, name: str) -> str:
-    value = form.get(name)
-    return value if isinstance(value, str) else ""
+def value(form: FormData, name: str) -> str:
+    """A field of a form; empty when it is absent."""
+    given = form.get(name)
+    return given if isinstance(given, str) else ""
 
 
 def _document(twiml: str) -> Document | None:

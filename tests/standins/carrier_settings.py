@@ -46,6 +46,18 @@ class CarrierSettings:
     buffer_limit_s: float = 600.0  # outbound audio Twilio keeps. Source: Twilio error 31931
     verb_limit: int = 200  # a call that runs more verbs than this loops, and is ended as failed
     utterance_pause_s: float = 1.0  # without marks, a longer silence separates utterances
+    whatsapp_sender: str = "+15550009999"  # the only number WhatsApp messages may come from
+    whatsapp_open: bool = True  # whether whoever is written to wrote within the last 24 h
+    whatsapp_refuses_at_once: bool = False  # free text outside the window is refused, not accepted and then failed
+    content_sid: str = "HX00000000000000000000000000000001"  # the only template; its text is a prefix and variable 1
+    content_prefix: str = "A message from us: "
+    message_statuses: str = "sent,delivered,read"  # what a message goes through, each told to its callback
+    message_step_s: float = 0.01  # between two statuses
+    message_repeats: int = 0  # how often a callback is made again
+    message_error: int = 0  # every message ends as undelivered with this code
+    message_refusal: int = 0  # every message is refused with this code
+    message_faults: str = ""  # of the next messages, one each: 429, 500, 503, reset, lost (taken, no answer), garbage
+    retry_after: str = ""  # the header of 429 and 503
 
 
 @dataclass(frozen=True, slots=True)
