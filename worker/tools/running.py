@@ -17,6 +17,9 @@ from worker.tools.services import ServiceTrouble
 MAX_RESULT_CHARS: Final = 4_000
 """About 1,000 tokens: what is longer costs time and money in every later turn, and nobody can say it on the telephone."""
 
+MAX_ERROR_CHARS: Final = 1_000
+"""An error is a sentence; a tool may have put a whole page into it."""
+
 CUT: Final = "This was too long and was cut."
 
 TOO_LONG: Final[Mapping[str, Any]] = {"error": "This took too long and was given up."}
@@ -25,6 +28,10 @@ TOO_LONG_WRITE: Final[Mapping[str, Any]] = {
 }
 OUT_OF_ORDER: Final[Mapping[str, Any]] = {
     "error": "This does not work at the moment. Tell the caller so, and offer to take a note or to try later."
+}
+
+UNSURE: Final[Mapping[str, Any]] = {
+    "error": "Something went wrong. It may have been done or not. Do not do it again; tell the caller that it has to be checked."
 }
 
 _log = logs.get(__name__)
@@ -36,21 +43,23 @@ async def run(tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outco
         checked = arguments if tool.arguments is None else tool.arguments.model_validate(dict(arguments))
     except ValidationError as error:
         return Outcome({"error": words_for(error, tool)})
+    except (TypeError, ValueError):  # models have written lists, strings and null
+        return Outcome({"error": f"{tool.name} was not run. Its arguments must be one JSON object."})
     try:
         async with asyncio.timeout(tool.timeout_s):
-            outcome = await tool.run(_with(call, checked))
+            outcome = _read(await tool.run(_with(call, checked)))
     except TimeoutError:
         _log.warning("tool took too long", tool=tool.name, limit_s=tool.timeout_s)
         return Outcome(TOO_LONG_WRITE if tool.writes else TOO_LONG)
     except ToolError as error:
-        return Outcome({"error": str(error)})
+        return Outcome(fit({"error": str(error)[:MAX_ERROR_CHARS]}))
     except ServiceTrouble as error:
         _log.warning("tool did not work", tool=tool.name, why=str(error))
         return Outcome(TOO_LONG_WRITE if tool.writes and error.maybe_done else OUT_OF_ORDER)
-    except Exception:  # noqa: BLE001 - it may be anybody's code, and the call goes on
+    except (Exception, SystemExit):  # noqa: BLE001 - it may be anybody's code, and the call goes on
         _log.exception("tool failed", tool=tool.name)
-        return Outcome(OUT_OF_ORDER)
-    return Outcome(fit(outcome.result), answer=outcome.answer)
+        return Outcome(UNSURE if tool.writes else OUT_OF_ORDER)
+    return outcome
 
 
 def words_for(error: ValidationError, tool: Tool) -> str:
@@ -66,18 +75,28 @@ def words_for(error: ValidationError, tool: Tool) -> str:
 
 
 def fit(result: Any) -> dict[str, Any]:
-    """Make of whatever a tool gave an object that is JSON, and short enough for a conversation."""
+    """Make of whatever a tool gave an object that is JSON, and short enough for a conversation.
+
+    What JSON cannot say is written as Python writes it.
+    """
     if isinstance(result, BaseModel):
         result = result.model_dump(mode="json")
     whole = dict(result) if isinstance(result, Mapping) else {"result": result}
     try:
         text = json.dumps(whole, ensure_ascii=False, default=str, allow_nan=False)
         if len(text) <= MAX_RESULT_CHARS:
-            read: dict[str, Any] = json.loads(text)
+            read: dict[str, Any] = json.loads(text.encode(errors="replace"))
             return read
     except (ValueError, TypeError, RecursionError):
         text = str(result)
-    return {"result": text[:MAX_RESULT_CHARS].encode(errors="replace").decode(), "note": CUT}
+    kept = {"result": text[:MAX_RESULT_CHARS].encode(errors="replace").decode()}
+    return kept | {"note": CUT} if len(text) > MAX_RESULT_CHARS else kept
+
+
+def _read(given: Any) -> Outcome:
+    """Take what a tool gave, even if it is no Outcome."""
+    outcome = given if isinstance(given, Outcome) else Outcome({"result": given})
+    return Outcome(fit(outcome.result), answer=outcome.answer)
 
 
 def _with(call: ToolCall, arguments: Any) -> ToolCall:
