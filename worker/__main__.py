@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from shared import logs, rlimits, settings
-from shared.agents import Agents, load_agents
+from shared.agents import Agents
+from shared.agents_file import load_agents
 from shared.clips import Clip, load_clip, load_manifest
 from shared.errors import ClipError, OffhookError, SettingsError
 from shared.metrics import registry

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.agents import DEFAULT_AGENT, Agent, load_agents
+from shared.agents import DEFAULT_AGENT, Agent
+from shared.agents_file import load_agents
 from shared.errors import SettingsError
 
 
@@ -80,7 +81,7 @@ def test_a_profile_cannot_be_changed() -> None:
         "[agents.default]\nvoise = 'v'",
         "[agents.default]\nlanguage = 1",
         "[agents.default]\ntools = 'end_call'",
-        "[agents.a]\nnumbers = ['+1']\n[agents.b]\nnumbers = ['+1']",
+        "[agents.a]\nnumbers = ['+15550001111']\n[agents.b]\nnumbers = ['+15550001111']",
         "[agents.default]\nprompt = 'a\nb'",
     ],
 )
@@ -93,8 +94,8 @@ def test_a_wrong_file_is_one_line_that_names_the_setting_and_the_file(tmp_path: 
 
 
 def test_a_number_of_two_agents_names_both(tmp_path: Path) -> None:
-    path = written(tmp_path, '[agents.a]\nnumbers = ["+1"]\n[agents.b]\nnumbers = ["+1"]\n')
-    with pytest.raises(SettingsError, match=r"\+1 belongs to both a and b"):
+    path = written(tmp_path, '[agents.a]\nnumbers = ["+15550001111"]\n[agents.b]\nnumbers = ["+15550001111"]\n')
+    with pytest.raises(SettingsError, match=r"\+15550001111 belongs to both a and b"):
         load_agents(path)
 
 

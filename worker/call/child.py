@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from shared import logs
-from shared.agents import Agent, load_agents
+from shared.agents import Agent
+from shared.agents_file import load_agents
 from shared.calls import EndReason, IncomingCall
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
