@@ -5,6 +5,7 @@ anything listens. `deploy/env.example` documents each of these and is tested aga
 """
 
 import ipaddress
+import os
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -17,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared import logs
 from shared.errors import OffhookError, SettingsError
+from shared.letters import TWILIO_TIMEOUT_S
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
 
@@ -33,14 +35,41 @@ class Process(StrEnum):
 
     ROUTER = "router"
     POOL = "pool"
+    ZYGOTE = "zygote"  # and the workers it forks
+    TOOL_HOST = "tool_host"
     PREFETCHER = "prefetcher"
 
 
 REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
     Process.ROUTER: ("PUBLIC_BASE_URL",),
     Process.POOL: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
+    Process.ZYGOTE: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
+    Process.TOOL_HOST: (),
     Process.PREFETCHER: (),
 }
+
+WITHHELD: Final[dict[Process, frozenset[str]]] = {
+    Process.ZYGOTE: frozenset(
+        {"supabase_secret_key", "twilio_auth_token", "ticket_key", "console_token", "records_webhook_secret"}
+    ),
+    Process.TOOL_HOST: frozenset(
+        {
+            "openai_api_key",
+            "cartesia_api_key",
+            "twilio_auth_token",
+            "ticket_key",
+            "console_token",
+            "records_webhook_secret",
+        }
+    ),
+}
+"""What a child of the pool must not know, by field: workers run custom tools, and the host speaks to MCP servers."""
+
+NOTHING: Final = "withheld"
+"""Stands for a secret that is withheld, so that what must be beside it may stay."""
+
+FOR_MESSAGES: Final = ("PUBLIC_BASE_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+"""What the prefetchers need beside `WHATSAPP_FROM`: who sends, and where Twilio reports what became of a message."""
 
 NOT_BUILT_YET: Final = ("EAGER_TOOL_LOADING", "DIRECT_GREETING_INJECTION", "PARALLEL_CONTEXT_PREFETCH")
 """The rollback switches: the old behaviour they bring back is not built, so `false` must not be accepted silently."""
@@ -197,10 +226,20 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def longest_step(self) -> float:
+        """The longest a job of the prefetchers waits for somebody, seconds: Supabase, or Twilio where messages are sent."""
+        return max(self.prefetch_timeout, TWILIO_TIMEOUT_S if self.whatsapp_from else 0.0)
+
+    @property
     def max_workers(self) -> int:
         """The most live workers in any state: `POOL_MAX` (by default ten times `POOL_READY`), within the voice plan's sockets."""
         most = self.pool_max or 10 * self.pool_ready
         return min(most, self.tts_max_connections) if self.tts_max_connections else most
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether anything is kept of calls: `CALL_RECORDS`, and somebody who takes it."""
+        return self.call_records and bool(self.supabase_url or self.records_webhook_url)
 
     @property
     def router_address(self) -> str:
@@ -232,8 +271,9 @@ def load(process: Process, **overrides: Any) -> Settings:
         SettingsError: one line per problem, each beginning with the setting's name; values are not repeated, since
             any of them may be a secret.
     """
+    withheld = WITHHELD.get(process, frozenset())
     try:
-        settings = Settings(**overrides)
+        settings = Settings(**overrides | dict.fromkeys(withheld, NOTHING))  # a `.env` has them as well
     except ValidationError as error:
         raise SettingsError("\n".join(_lines(error))) from None
     missing = [name for name in REQUIRED[process] if not _text(getattr(settings, name.lower()))]
@@ -241,10 +281,18 @@ def load(process: Process, **overrides: Any) -> Settings:
         missing.append("TWILIO_AUTH_TOKEN")
     if process is Process.ROUTER and settings.twilio_validate_signatures and "TWILIO_AUTH_TOKEN" not in missing:
         missing += [] if _text(settings.twilio_auth_token) else ["TWILIO_AUTH_TOKEN"]
+    if process is Process.PREFETCHER and settings.whatsapp_from:
+        missing += [name for name in FOR_MESSAGES if not _text(getattr(settings, name.lower()))]
     if missing:
         raise SettingsError("\n".join(f"{name}: missing" for name in missing))
-    logs.hide(*_secrets(settings))
+    logs.hide(*(secret for secret in _secrets(settings) if secret != NOTHING))
     return settings
+
+
+def environment(process: Process) -> dict[str, str]:
+    """Give the environment of a child of that kind: our own, without what is withheld from it."""
+    withheld = WITHHELD.get(process, frozenset())
+    return {name: value for name, value in os.environ.items() if name.lower() not in withheld}
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
 
 STOP_S: Final = 4.0
-"""What a child gets beyond `PREFETCH_TIMEOUT` and its own second before it is killed."""
+"""What a child gets beyond the longest step of a job and its own second before it is killed."""
 
 PATIENCE_S: Final = 30.0
 """How long a client of the open port may say nothing: it has a thread of ours meanwhile."""
@@ -48,7 +48,7 @@ class Supervisor:
 
     def __init__(self, conf: Settings, metrics: PrefetchMetrics) -> None:
         self._metrics = metrics
-        self._grace_s = conf.prefetch_timeout + 1.0 + STOP_S
+        self._grace_s = conf.longest_step + 1.0 + STOP_S
         self._stop = asyncio.Event()
 
     def stop(self) -> None:

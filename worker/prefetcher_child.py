@@ -12,14 +12,14 @@ import sys
 import threading
 from typing import Final
 
-from shared import logs, settings
+from shared import letters, logs, settings
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
 from worker.prefetcher_rq import Threads, quiet_rq
 
 IDLE_STOP_S: Final = 1.0
-"""What is added to `PREFETCH_TIMEOUT` for jobs to finish at the end."""
+"""What is added to the longest step of a job, for jobs to finish at the end."""
 
 
 def run(role: str, conf: Settings) -> None:
@@ -33,7 +33,8 @@ def run(role: str, conf: Settings) -> None:
     threads = Threads(conf.redis_url, stop)
     if role == AFTERCALL_QUEUE:
         threads.start_worker(AFTERCALL_QUEUE, lambda: lambda: None)
-        threads.start_scheduler(AFTERCALL_QUEUE)
+        _start_messages(threads, conf)
+        threads.start_scheduler(AFTERCALL_QUEUE, letters.QUEUE, letters.STATUS_QUEUE)
     else:
         # Here, because Supabase's client takes 15 MB and 0.5 s that the other child can do without.
         from worker.prefetcher_lookups import Lookups
@@ -43,7 +44,19 @@ def run(role: str, conf: Settings) -> None:
             threads.start_worker(QUEUE, lookups.prepare)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     stop.set()
-    threads.stop(conf.prefetch_timeout + IDLE_STOP_S)
+    threads.stop(conf.longest_step + IDLE_STOP_S)
+
+
+def _start_messages(threads: Threads, conf: Settings) -> None:
+    """Work on messages to customers, where there is a number they come from."""
+    if not conf.whatsapp_from:
+        return
+    # Here, because Twilio's client takes 15 MB and 0.3 s that nobody else needs.
+    from worker.prefetcher_messages import THREADS, Messages
+
+    messages = Messages(conf)
+    for queue in THREADS:
+        threads.start_worker(queue, messages.prepare)
 
 
 def _end_with(parent: socket.socket) -> None:

@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 
 from shared import logs, redis_door
+from worker.jobs.later import TryLater
 
 WAIT_S: Final = 5
 """How long one blocking dequeue lasts (whole seconds): the rhythm of heartbeats and of `idle`."""
@@ -116,9 +117,9 @@ class Threads:
         """Start a thread that works on a queue; `prepare` runs in it first and gives what to do when idle."""
         self._start(lambda: self._work(queue, prepare))
 
-    def start_scheduler(self, queue: str) -> None:
-        """Start the thread that moves jobs to the queue when their time has come."""
-        self._start(lambda: self._schedule(queue))
+    def start_scheduler(self, *queues: str) -> None:
+        """Start the thread that moves jobs to the queues when their time has come."""
+        self._start(lambda: self._schedule(list(queues)))
 
     def stop(self, within_s: float) -> bool:
         """Let running jobs finish and idle threads go; False when some are still there after `within_s`.
@@ -162,10 +163,10 @@ class Threads:
 
         self._keep_on(attempt)
 
-    def _schedule(self, queue: str) -> None:
+    def _schedule(self, queues: list[str]) -> None:
         def attempt(redis: Redis, _: str) -> None:
             scheduler: Any = RQScheduler(
-                [queue], connection=redis, serializer=JSONSerializer, logging_level=logging.WARNING
+                queues, connection=redis, serializer=JSONSerializer, logging_level=logging.WARNING
             )
             scheduler.acquire_locks()
             self._redis_link.back()
@@ -202,11 +203,19 @@ class Threads:
 
 
 def quiet_rq() -> None:
-    """Keep RQ's loggers from printing a traceback per job when Redis goes away: that is said once, by `Outage`."""
+    """Keep RQ's loggers from printing a traceback per job when Redis goes away, which is said once, by `Outage`.
+
+    Nor for a job that wants to be run again: that is no error, and it has said why.
+    """
     for name in ("rq.worker", "rq.scheduler", "rq.job"):
-        logging.getLogger(name).addFilter(_no_redis_traceback)
+        logging.getLogger(name).addFilter(_no_expected_traceback)
 
 
-def _no_redis_traceback(record: logging.LogRecord) -> bool:
+def _no_expected_traceback(record: logging.LogRecord) -> bool:
     error: Any = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, (RedisError, OSError)) and "redis.exceptions." not in record.getMessage()
+    text = record.getMessage()
+    return (
+        not isinstance(error, (RedisError, OSError, TryLater))
+        and "redis.exceptions." not in text
+        and "later.TryLater" not in text
+    )

@@ -6,7 +6,7 @@ does: a body that never ends, one that drips, one of a gigabyte.
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -55,8 +55,16 @@ class CustomerLookup:
         Raises:
             LookupFailed: no answer in time, an error, or something that is no JSON.
         """
+        return self.call(FUNCTION, {"p_phone": phone})
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """Call any function of the migrations and give its JSON document.
+
+        Raises:
+            LookupFailed: as for a lookup; whether the function ran is not known when no answer came.
+        """
         try:
-            answer = self._client.rpc(FUNCTION, {"p_phone": phone}).execute()
+            answer = self._client.rpc(function, dict(arguments)).execute()
         except httpx.HTTPError as error:
             raise LookupFailed(f"{type(error).__name__}: {error}") from error
         except APIError as error:

@@ -1,0 +1,69 @@
+"""Messages to customers: the names that those who ask for one, send it and hear of its fate agree on.
+
+Tool host → RQ queue `messages` → prefetchers → Twilio; and Twilio → router → RQ queue `message-status` → prefetchers →
+database. They share no code but this; RQ itself is imported by neither this module nor anything that imports it.
+"""
+
+import hashlib
+from typing import Final, Literal
+
+import msgspec
+
+SEND_JOB: Final = "worker.jobs.whatsapp.send"
+STATUS_JOB: Final = "worker.jobs.message_status.status"
+"""What is queued, by name: the tool host need not load Twilio's client, the router must not import the worker."""
+
+QUEUE: Final = "messages"
+STATUS_QUEUE: Final = "message-status"
+"""Two, so that a message a caller waits for is not sent after reports about others, nor after records of calls."""
+
+RETRY_S: Final = (1, 2, 5, 15, 60, *[300] * 100)
+"""When a job that could not be finished is run again: a message within the call, and what is to be stored of it for eight
+hours of an absent database."""
+
+TWILIO_TIMEOUT_S: Final = 5.0
+"""For connecting and for an answer, each: Twilio answers in about 0.2 s. Its client alone waits for ever."""
+
+JOB_TIMEOUT_S: Final = 60
+"""RQ's last resort against a job that hangs; each of its steps has a timeout of its own."""
+
+JOB_KEPT_S: Final = 60
+"""How long the name of a finished job is remembered."""
+
+DEAD_KEPT_S: Final = 86_400
+"""How long a job stays to be looked at that was given up."""
+
+OUTSIDE_WINDOW: Final = "63016"
+"""Free text more than 24 h after the customer's last message; may come with the answer or later. Source: Twilio error 63016."""
+
+State = Literal["begun", "waiting", "sent", "refused", "unknown"]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a message has come.
+
+    `state`: `begun` is when its sender has it, `waiting` when it is tried again, not before `not_before` (unix seconds);
+    the others are final. `status` is Twilio's word where there is one, `words` a sentence for the model where it was not
+    sent, `logged` whether the database has it.
+    """
+
+    state: State
+    status: str = ""
+    words: str = ""
+    provider_sid: str = ""
+    error_code: str = ""
+    not_before: float = 0.0
+    logged: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will be tried any more."""
+        return self.state not in {"begun", "waiting"}
+
+
+def slot(key: str) -> str:
+    """Give a name for a message that may stand in a job id and a Redis key: its own holds what a model wrote.
+
+    Source: RQ 3 job ids may hold letters, digits, `_` and `-` only.
+    """
+    return hashlib.sha256(key.encode(errors="replace")).hexdigest()[:40]
