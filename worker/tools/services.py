@@ -47,3 +47,13 @@ class Services:
 
     database: Database | None = None
     messenger: Messenger | None = None
+
+    async def ask(self, function: str, **arguments: Any) -> Any:
+        """Call a function of the database, whose arguments are named `p_...` there, and give its document.
+
+        Raises:
+            ServiceTrouble: there is no database, or no usable answer in time.
+        """
+        if self.database is None:
+            raise ServiceTrouble("no database is configured")
+        return await self.database.call(function, {f"p_{name}": value for name, value in arguments.items()})

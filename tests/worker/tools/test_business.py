@@ -14,7 +14,7 @@ from shared.hours import WEEKDAYS
 from worker.tools.business import Business, Span, spread
 from worker.tools.registry import ToolError
 
-WEEK = dict.fromkeys(WEEKDAYS[:5], ("09:00-12:30", "14:00-18:00"))
+WEEK: dict[str, tuple[str, ...]] = dict.fromkeys(WEEKDAYS[:5], ("09:00-12:30", "14:00-18:00"))
 CLINIC = Business.of(Agent(timezone="America/Sao_Paulo", hours=WEEK, closed=("2026-12-25",)))
 NOW = datetime(2026, 11, 27, 16, tzinfo=UTC)  # a Friday, 13:00 in São Paulo
 THURSDAY = date(2026, 12, 3)
@@ -45,15 +45,15 @@ def test_a_slot_is_as_long_as_a_step() -> None:
         (at(date(2025, 12, 3), "15:00"), "Wednesday 3 December 2025 at 15:00 is in the past."),
         (at(date(2027, 11, 28), "10:00"),
          "Sunday 28 November 2027 is too far ahead: appointments are made up to a year ahead."),
-        (at(THURSDAY, "13:00"), "The business is closed on Thursday 3 December at 13:00. "
-         "That day it is open from 09:00 to 12:30 and 14:00 to 18:00."),
+        (at(THURSDAY, "13:00"), ("The business is closed on Thursday 3 December at 13:00. "
+         "That day it is open from 09:00 to 12:30 and 14:00 to 18:00.")),
         (at(THURSDAY, "12:30"), "The business is closed on Thursday 3 December at 12:30."),
         (at(THURSDAY, "03:00"), "The business is closed on Thursday 3 December at 03:00."),
-        (at(date(2026, 12, 5), "10:00"), "The business is closed on Saturday 5 December at 10:00. "
-         "On Monday 7 December it is open from 09:00 to 12:30 and 14:00 to 18:00."),
+        (at(date(2026, 12, 5), "10:00"), ("The business is closed on Saturday 5 December at 10:00. "
+         "On Monday 7 December it is open from 09:00 to 12:30 and 14:00 to 18:00.")),
         (at(date(2026, 12, 25), "10:00"), "The business is closed on Friday 25 December at 10:00. On Monday 28 December"),
-        (at(THURSDAY, "15:10"), "No appointment can begin on Thursday 3 December at 15:10: they begin every 30 minutes. "
-         "The nearest are 15:00 and 15:30."),
+        (at(THURSDAY, "15:10"), ("No appointment can begin on Thursday 3 December at 15:10: they begin every 30 minutes. "
+         "The nearest are 15:00 and 15:30.")),
         (at(THURSDAY, "12:15"), "The nearest are 11:30 and 12:00."),
         (at(THURSDAY, "17:45"), "The nearest are 17:00 and 17:30."),
         (at(date(2026, 11, 27), "17:31"), "The nearest are 17:00 and 17:30."),
@@ -142,7 +142,9 @@ def written(minutes: int) -> str:
 
 def business_of(zone: str, minutes: list[int], step: int) -> Business:
     """Make a business that is open between each two of these minutes, every day."""
-    spans = tuple(f"{written(a)}-{written(b)}" for a, b in zip(minutes[::2], minutes[1::2], strict=False))
+    spans: tuple[str, ...] = tuple(
+        f"{written(a)}-{written(b)}" for a, b in zip(minutes[::2], minutes[1::2], strict=False)
+    )
     return Business.of(Agent(timezone=zone, hours=dict.fromkeys(WEEKDAYS, spans), slot_minutes=step))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_time_is_local_to_the_business_unless_it_has_an_offset(written: str) -
         ("2026-12-03T25:00", "'2026-12-03T25:00' is not a time."),
         ("tomorrow at three", "'tomorrow at three' is not a time."),
         ("", "'' is not a time."),
-        ("٢٠٢٦-١٢-٠٣T15:00", "is not a time."),
+        ("２０２６-12-03T15:00", "is not a time."),  # noqa: RUF001 - digits, but not those of ISO 8601
         ("0001-01-01T00:00", "is not a time anybody can have an appointment at."),
         ("9999-12-31T23:59-12:00", "is not a time anybody can have an appointment at."),
     ],
@@ -121,11 +122,11 @@ def test_a_time_on_the_wall_is_one_moment_or_refused(at: datetime, zone: ZoneInf
 @example("2027-W10-1T10:00", LISBON)
 @example("9998-12-31T23:59", LISBON)
 def test_any_text_is_a_time_or_a_sentence(written: str, zone: ZoneInfo) -> None:
-    for read in (lambda: times.read_time(written, zone), lambda: times.read_day(written, NOW.date())):
+    for read in (partial(times.read_time, zone=zone), partial(times.read_day, today=NOW.date())):
         try:
-            read()
+            read(written)
         except ToolError as error:
-            assert str(error).endswith((".", "?"))  # noqa: PT017 - it need not be raised
+            assert str(error).endswith(".")  # noqa: PT017 - it need not be raised
 
 
 @pytest.mark.parametrize(
