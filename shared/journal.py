@@ -16,6 +16,12 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 | `cleared` | a successor takes back what is not played yet, to say it again | |
 | `customer` | the outcome of the prefetch | |
 | `came_back` | its stream was lost, and a pool took the call again on another; what follows is said there | |
+| `cut` | JSON `{"said", "heard"}` of the sentence the caller spoke over, `heard` as far as it had been played | |
+| `consent` | the words that told the caller of the recording, heard to their end: it begins | |
+| `used` | JSON object of what was used, by its name in `callrecord.Counts` | |
+| `timing` | seconds | a `shared.metrics.Timing`, for a turn with its stage: `turn_llm` |
+
+The last four are for the record of the call alone; a successor passes over what was used, timed and cut.
 """
 
 import time

@@ -146,10 +146,14 @@ class Fork(Message, frozen=True):
 
 
 class Alive(Message, frozen=True):
-    """Zygote to pool, once: everything is imported and loaded; `threads` must be 1."""
+    """Zygote to pool, once: everything is imported and loaded; `threads` must be 1.
+
+    `problems` are what was left out, and keep nobody from being served: custom tools whose files are broken.
+    """
 
     warm_s: float
     threads: int
+    problems: tuple[Problem, ...] = ()
 
 
 class Forked(Message, frozen=True):
@@ -321,6 +325,10 @@ EntryKind = Literal[
     "result",
     "customer",
     "came_back",
+    "cut",
+    "consent",
+    "used",
+    "timing",
 ]
 """What an entry of a journal tells of; `shared.journal` says what its fields then hold."""
 

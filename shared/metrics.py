@@ -24,7 +24,6 @@ FAST: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.0
 SLOW: Final = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 5, 10)
 """Edges for what a caller waits for; 200, 250, 350, 400 and 500 ms are targets."""
 
-
 WAITING: Final = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300)
 """Edges for what a caller in the hold line waits for; `HOLD_MAX` is 60 s by default."""
 
@@ -195,6 +194,8 @@ class PoolMetrics:
             "offhook_failover_seconds", "Death of a worker in a call to the next worker's first word", SLOW
         )
         self._redis_up = Gauge("offhook_redis_up", "1 while Redis answers this pool", registry=registry)
+        self._records_waiting = Gauge("offhook_records_waiting", "Records that wait for Redis", registry=registry)
+        self._records_lost = Counter("offhook_records_lost", "Records given up while Redis was away", registry=registry)
         self._retries = Counter(
             "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
         )
@@ -283,6 +284,14 @@ class PoolMetrics:
         """Add the time from a worker's death to its successor's first word (or its silence, where none was owed)."""
         self._failover_seconds.observe(max(0.0, seconds))
 
+    def records_waiting(self, count: int) -> None:
+        """Show how many records of calls wait for Redis."""
+        self._records_waiting.set(count)
+
+    def records_lost(self, count: int) -> None:
+        """Count records of calls that nobody will have."""
+        self._records_lost.inc(count)
+
     def redis_up(self, *, up: bool) -> None:
         """Show whether Redis answers."""
         self._redis_up.set(up)
@@ -324,8 +333,13 @@ class RouterMetrics:
             self._reconnections.labels(result)
         for outcome in ("handed_off", "refused"):
             self._upgrades.labels(outcome)
+        self._reports = Counter(
+            "offhook_message_reports", "Reports of what became of messages, queued to be stored", ["result"],
+            registry=registry,
+        )  # fmt: skip
         for outcome in ("queued", "failed"):
             self._enqueue.labels(outcome)
+            self._reports.labels(outcome)
 
     def webhook(self, result: str, seconds: float) -> None:
         """Add an answered webhook; `result` is one of reserved, repeated, held, no_worker, bad_request, forbidden."""
@@ -351,6 +365,10 @@ class RouterMetrics:
         """Count a prefetch job that was queued, or could not be."""
         self._enqueue.labels("queued" if queued else "failed").inc()
 
+    def message_reported(self, *, queued: bool) -> None:
+        """Count a report about a message that was queued, or could not be."""
+        self._reports.labels("queued" if queued else "failed").inc()
+
     def ready_workers(self, count: int) -> None:
         """Show how many workers the connected pools have ready."""
         self._ready.set(count)
@@ -374,7 +392,12 @@ class PrefetchMetrics:
         )  # fmt: skip
         for outcome in ("found", "unknown", "failed", "unavailable"):
             self._prefetch.labels(outcome)
+        self._dead_letters = Gauge("offhook_dead_letters", "Jobs after calls that were given up", registry=registry)
 
     def prefetched(self, outcome: str, seconds: float) -> None:
         """Add one lookup; `outcome` as in `shared.messages.Customer`."""
         self._prefetch.labels(outcome).observe(max(0.0, seconds))
+
+    def dead_letters(self, count: int) -> None:
+        """Show how many jobs after calls were given up."""
+        self._dead_letters.set(count)

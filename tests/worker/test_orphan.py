@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shared import redis_door
+from shared.agents import Agent
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
-from shared.messages import Beat, Ending, Entry
+from shared.messages import Beat, Bind, Ending, Entry
 from shared.records import Records
 from shared.settings import Settings
 from tests.pool_process import DEADLINE_S, eventually_asked
@@ -42,7 +44,9 @@ class Orphaned:
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.orphan = Orphan(Settings(_env_file=None, redis_url=url, **settings))
-        self.orphan.serve(CALL)
+        self.orphan.serve(
+            Bind(call=CALL, agent=Agent(name="recepcao"), accepted_at=time.monotonic(), reserved_at=0.0), ()
+        )
         self.stored = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
 

@@ -29,11 +29,13 @@ from shared.messages import (
     Beat,
     Bind,
     Customer,
+    Ending,
     EndStored,
     Entry,
     Message,
     Observed,
     Prepare,
+    Problem,
     ProviderLost,
     Ready,
     Remember,
@@ -59,7 +61,8 @@ from worker.call.tasks import Tasks
 from worker.call.toolline import HostLine
 from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
-from worker.tools.registry import Tool
+from worker.tools.custom_folder import load_custom
+from worker.tools.registry import Tool, by_name
 
 log = logs.get(__name__)
 
@@ -77,12 +80,13 @@ STOP_WAIT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the zygote has ready for every worker; shared with the forks by copy-on-write."""
+    """What the zygote has ready for every worker; shared with the forks by copy-on-write. `problems`: what was left out."""
 
     settings: Settings
     models: Models
     recordings: Mapping[str, Recording]
     tools: Mapping[str, Tool]
+    problems: tuple[Problem, ...] = ()
 
     @property
     def usual_greeting(self) -> Recording | None:
@@ -95,9 +99,12 @@ def load(settings: Settings) -> Loaded:
 
     Raises:
         ClipError: a clip is missing or unusable.
+        SettingsError: the agents file or the folder of tools cannot be read; or, with `TOOLS_STRICT`, a file in it is broken.
     """
     recordings = load_recordings(settings)
-    loaded = Loaded(settings, load_models(), recordings, BUILT_IN)
+    custom = load_custom(settings)
+    tools = by_name([*BUILT_IN.values(), *custom.tools])
+    loaded = Loaded(settings, load_models(), recordings, tools, custom.problems)
     rehearse_words(loaded.usual_greeting)
     return loaded
 
@@ -150,6 +157,7 @@ class _Child:
         self._resumed = False
         self._alone = False
         self._timings: dict[str, float] = {}
+        self._measured: list[Observed] = []  # before the call is bound: its pool takes no entries yet
         self._leave = asyncio.Event()
         self._tasks = Tasks()
         self._orphan = Orphan(loaded.settings)
@@ -199,7 +207,8 @@ class _Child:
                 self._prepare(message.call, message.agent, message.reserved_at)
             case Bind():
                 self._bound, self._resumed = True, message.resume is not None
-                self._orphan.serve(message.call)
+                self._orphan.serve(message, self._journal)
+                self._note_beginning(message)
                 self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
                 tape = Tape(fds[1]) if len(fds) > 1 else None
@@ -319,8 +328,28 @@ class _Child:
         self._tell(Observed(timing=timing, seconds=seconds))
 
     def _tell(self, message: Message) -> None:
-        if isinstance(message, Observed):  # the first of each kind stands in the line that ends the call
-            name = "_".join(filter(None, (message.timing, message.stage)))
-            self._timings.setdefault(f"{name}_s", round(message.seconds, 4))
+        match message:
+            case Observed():
+                self._measure(message)
+            case Ending():
+                self._pipeline.stt.report()
+            case _:
+                pass
         self._orphan.note(message)
         self._channel.send(message)
+
+    def _measure(self, observed: Observed) -> None:
+        """Keep a measurement for the record; the first of each kind stands in the line that ends the call."""
+        name = "_".join(filter(None, (observed.timing, observed.stage)))
+        self._timings.setdefault(f"{name}_s", round(observed.seconds, 4))
+        if self._bound:
+            self._scribe.timed(name, observed.seconds)
+        else:
+            self._measured.append(observed)
+
+    def _note_beginning(self, bind: Bind) -> None:
+        """Write into the journal what is known of the call by now."""
+        if bind.resume is not None:
+            self._scribe.used(resumes=1)
+        for observed in self._measured:
+            self._measure(observed)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from shared.agents import Agent
+from worker.call.consent import Consent
 from worker.call.greeting import BURST_S, Recording, burst, heard_part, same_language
 from worker.call.memory import Greeting
 from worker.call.pipeline import AgentPipeline
@@ -22,7 +23,10 @@ from worker.call.tasks import Tasks
 class DirectSpeech:
     """The clips of one call. `attach` before anything is played."""
 
-    def __init__(self, recordings: Mapping[str, Recording], pipeline: AgentPipeline, scribe: Scribe) -> None:
+    def __init__(
+        self, recordings: Mapping[str, Recording], pipeline: AgentPipeline, scribe: Scribe, consent: Consent
+    ) -> None:
+        self._consent = consent
         self._recordings = recordings
         self._pipeline = pipeline
         self._scribe = scribe
@@ -31,22 +35,31 @@ class DirectSpeech:
         self._stream_sid = ""
         self._greeting: Recording | None = None  # the one being heard
         self._words = ""
+        self._from = 0  # where on the play-out clock it begins
         self._rest: asyncio.Task[None] | None = None
 
     def attach(self, stream: Stream, stream_sid: str) -> None:
         """Write to this stream from now on."""
         self._stream, self._stream_sid = stream, stream_sid
+        self._consent.attach(stream, stream_sid)
 
     def play(self, name: str, agent: Agent) -> float:
         """Play a short clip, when there is one in the agent's language; give when it was written (monotonic), 0 if not."""
         recording = self._recordings.get(name)
         return self._burst(recording)[0] if recording is not None and same_language(recording, agent) else 0.0
 
-    def greet(self, greeting: Recording, words: str) -> tuple[float, int, str]:
-        """Begin the greeting: when its first message was written (monotonic), the pieces used, its mark."""
+    def greet(self, greeting: Recording | None, words: str) -> tuple[float, int, str]:
+        """Begin the greeting, behind the clip about the recording: when the first message was written, pieces used, mark.
+
+        That is monotonic, and 0 when nothing was written: the voice greets.
+        """
+        told_at = self._consent.first()
+        if greeting is None:
+            return told_at, 0, ""
+        self._from = self._pipeline.output.playout.sent_bytes
         at, used = self._burst(greeting)
         self._greeting, self._words = greeting, words
-        return at, used, self._pipeline.output.playout.mark(words)
+        return told_at or at, used, self._pipeline.output.playout.mark(words)
 
     def greet_on(self, greeting: Recording, begun: Greeting, began_at: float) -> None:
         """Go on with a greeting that a predecessor began at `began_at` (monotonic)."""
@@ -57,6 +70,7 @@ class DirectSpeech:
             if audio >= sent:
                 break
             used, audio = used + 1, audio + piece.size
+        self._from = playout.sent_bytes
         playout.sent(audio, began_at)
         if not begun.sent or began_at + len(greeting.clip.audio) / RATE > time.monotonic():
             self._greeting, self._words = greeting, begun.words
@@ -67,21 +81,22 @@ class DirectSpeech:
         """Send what the burst left over, then the mark."""
         self._rest = self._tasks.go(self._follow(greeting, used, mark))
 
-    def heard(self) -> None:
-        """Note that a mark came back: whatever was played directly is over."""
-        if self._greeting is not None:
+    def heard(self, mark: str) -> None:
+        """Note that a mark came back: whatever was played directly is over, unless it was the clip about the recording."""
+        if not self._consent.heard(mark) and self._greeting is not None:
             self._greeting = None
             self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
     def interrupted(self) -> str:
         """Stop, because the caller speaks; gives what was heard of the greeting, empty when none was being heard."""
+        self._consent.interrupted()
         greeting, self._greeting = self._greeting, None
         if greeting is None:
             return ""
         if self._rest is not None:
             self._rest.cancel()
         playout = self._pipeline.output.playout
-        played = playout.sent_bytes - playout.lead(time.monotonic()) * RATE
+        played = playout.sent_bytes - self._from - playout.lead(time.monotonic()) * RATE
         heard = heard_part(self._words, played / len(greeting.clip.audio)) if self._words else ""
         if self._words:
             self._pipeline.replace_spoken(self._words, heard)
@@ -94,7 +109,10 @@ class DirectSpeech:
         self._stream.send(messages[0])
         at = time.monotonic()
         self._stream.send(*messages[1:])
-        self._pipeline.output.playout.sent(audio, at)
+        playout = self._pipeline.output.playout
+        begins = playout.sent(audio, at)
+        if playout.tap is not None:
+            playout.tap.agent(begins, recording.clip.audio[:audio])
         return at, used
 
     async def _follow(self, greeting: Recording, used: int, mark: str) -> None:

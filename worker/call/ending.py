@@ -1,10 +1,22 @@
-"""Waiting, at the end of a call, for word that its end reason is stored: the stream stays open until then."""
+"""The end of a call: its close code, and waiting for word that its end reason is stored. The stream stays open until then."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
+
+from websockets.frames import CloseCode
+
+from shared.calls import EndReason
 
 USUAL_WAIT_S: Final = 0.6
 """The pool waits 0.3 s for Redis; twice that, and the stream is closed without its word."""
+
+CLOSE_CODES: Final[Mapping[EndReason, CloseCode]] = {
+    EndReason.TICKET_MISMATCH: CloseCode.POLICY_VIOLATION,
+    EndReason.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
+    EndReason.WORKER_LOST: CloseCode.INTERNAL_ERROR,
+}
+"""Any other end closes the stream normally."""
 
 
 class StoredEnd:

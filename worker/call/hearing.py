@@ -1,5 +1,6 @@
 """The caller's audio on its way to the pipeline: kept until the pipeline may hear it, and on the tape for a successor."""
 
+from worker.call.recorder import Recorder
 from worker.call.tape import Tape, pieces
 from worker.call.transport import Input
 
@@ -11,6 +12,7 @@ class Hearing:
         self._input = pipeline_input
         self._tape: Tape | None = None
         self._early = bytearray()
+        self.recorder: Recorder | None = None
         self._keeping = False
         self._listening = False
         self._first = 0  # where on the tape that begins which the pipeline hears
@@ -42,6 +44,8 @@ class Hearing:
         """Take a piece of audio, of any length."""
         if self._tape is not None:
             self._tape.write(ulaw)
+        if self.recorder is not None:
+            self.recorder.caller(ulaw)
         if self._listening:
             self._input.hear(ulaw)
         elif self._keeping:

@@ -78,6 +78,7 @@ class Memory:
         demands: how many entries of the journal demand an answer.
         talked: the agent has answered at least once.
         came_back: the caller was cut off and is back on another stream, and only waits for words about that.
+        consented: the caller has heard that the call is recorded.
     """
 
     messages: tuple[Message, ...] = ()
@@ -90,6 +91,7 @@ class Memory:
     demands: int = 0
     talked: bool = False
     came_back: bool = False
+    consented: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.greeting is not None or self.unresolved or self.came_back)
@@ -125,6 +127,7 @@ class _Reading:
         self._answered = 0
         self._back_at = 0  # which demand the last return of the caller was; 0 for none
         self._talked = False
+        self._consented = False
 
     def take(self, entry: Entry) -> None:
         """Take the next entry."""
@@ -164,6 +167,7 @@ class _Reading:
             demands=self._demands,
             talked=self._talked,
             came_back=back_only and not self._asked,
+            consented=self._consented,
         )
 
     def _broken(self, entry: Entry) -> None:
@@ -175,6 +179,8 @@ class _Reading:
                 self._pending.clear()
             case "came_back":
                 self._came_back()
+            case "consent":
+                self._consented = True
             case _:
                 pass
 

@@ -10,13 +10,16 @@ moment; so the zygote has it, and its forks share it. It connects in an orphan o
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from shared import logs, redis_door
+from shared.callrecord import record_of
 from shared.calls import EndReason, IncomingCall
 from shared.errors import ReadinessUnavailable
-from shared.messages import Ending, Entry, Message
+from shared.messages import Bind, Ending, Entry, Message
+from shared.left_records import Outbox
 from shared.records import CallRecords, JournalCopy, Records
 from shared.settings import Settings
 
@@ -38,16 +41,21 @@ class Orphan:
     def __init__(self, settings: Settings) -> None:
         self._redis_url = settings.redis_url
         self._with_journal = settings.journal_in_redis
+        self._keeps_records = settings.keeps_records
         self._call: IncomingCall | None = None
+        self._agent = ""
+        self._accepted_at = 0.0
         self._entries: list[Entry] = []
         self._copy: JournalCopy | None = None
         self._reason: EndReason | None = None
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def serve(self, call: IncomingCall) -> None:
-        """Note which call this worker serves."""
-        self._call = call
+    def serve(self, bind: Bind, journal: Iterable[Entry]) -> None:
+        """Note which call this worker serves, and what its predecessors wrote."""
+        self._call, self._agent = bind.call, bind.agent.name
+        self._accepted_at = time.time() - (time.monotonic() - bind.accepted_at)
+        self._entries = [*journal, *self._entries]
 
     def note(self, message: Message) -> None:
         """Hear what the worker tells its pool, whether that hears it or not."""
@@ -66,7 +74,7 @@ class Orphan:
         self._running = asyncio.current_task()
         client = redis_door.commands(self._redis_url)
         try:
-            await self._keep(Records(client), self._call)
+            await self._keep(Records(client), Outbox(client), self._call)
         finally:
             await client.aclose()
         stored()
@@ -81,7 +89,7 @@ class Orphan:
                 return
         log.error("the end reason was not stored", end_reason=self._reason)
 
-    async def _keep(self, records: CallRecords, call: IncomingCall) -> None:
+    async def _keep(self, records: CallRecords, outbox: Outbox, call: IncomingCall) -> None:
         backoff, away = redis_door.Backoff(), False
         self._news.set()
         while True:
@@ -90,6 +98,7 @@ class Orphan:
             try:
                 if self._reason is not None:
                     await records.store_end(call.call_sid, call.attempt, self._reason)
+                    await self._leave_record(records, outbox, call, self._reason)
                     await records.delete_journal(call.call_sid)
                     return
                 await self._copy_journal(records, call)
@@ -105,13 +114,26 @@ class Orphan:
                 backoff.reset()
                 away = False
 
+    async def _leave_record(self, records: CallRecords, outbox: Outbox, call: IncomingCall, reason: EndReason) -> None:
+        """Leave the record of the call where the prefetchers find it; twice is once."""
+        if not self._keeps_records:
+            return
+        copied = await records.journal_of(call.call_sid) if self._copy is None else []
+        await outbox.put(
+            record_of(call, self._agent, reason, self._joined(copied), (self._accepted_at, time.time()))
+        )
+
+    def _joined(self, copied: list[Entry]) -> list[Entry]:
+        """Put what the pool had not written yet behind its copy, in which there may be what an earlier worker said."""
+        known = set(copied)
+        return copied + [entry for entry in self._entries if entry not in known]
+
     async def _copy_journal(self, records: CallRecords, call: IncomingCall) -> None:
         if not self._with_journal:
             return
         if self._copy is None:
             copied = await records.journal_of(call.call_sid)
-            # what the pool had not written yet; before that there may be what an earlier worker of this call said
-            self._entries = copied + [entry for entry in self._entries if entry not in copied]
+            self._entries = self._joined(copied)
             self._copy = JournalCopy(records, call.call_sid, len(copied))
             log.info("an orphaned call keeps its journal", copied=len(copied), entries=len(self._entries))
         await self._copy.update(self._entries)

@@ -157,6 +157,8 @@ class AgentPipeline:
         self.output.on_reply = self._replied
         self.output.on_said = scribe.said
         self.output.on_spoken = scribe.spoken
+        self.output.on_cut = scribe.cut
+        self.llm.on_used = self.tts.on_used = self.stt.on_used = scribe.used
         self.output.on_quiet = self.quiet.set
         self.tts.on_word = self.output.word
         self.tts.on_void = self.output.void

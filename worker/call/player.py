@@ -1,6 +1,7 @@
 """Plays recordings on a stream past the pipeline: at most `BURST_S` ahead of the caller's ear, whatever their length."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable, Iterable
 
@@ -25,5 +26,7 @@ async def play(
     for piece in pieces:
         await asyncio.sleep(max(0.0, playout.lead(time.monotonic()) - BURST_S))
         if stream.send(f"{prefix}{piece.payload}{MEDIA_SUFFIX}"):
-            playout.sent(piece.size, time.monotonic())
+            begins = playout.sent(piece.size, time.monotonic())
+            if playout.tap is not None:
+                playout.tap.agent(begins, base64.b64decode(piece.payload))
             written(piece.size)

@@ -13,7 +13,7 @@ import re
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 RATE: Final = 8000
 """Bytes (= samples) of mu-law a second."""
@@ -31,6 +31,16 @@ class Mark:
     text: str
 
 
+class Tap(Protocol):
+    """Who is told what the carrier plays, and when (monotonic)."""
+
+    def agent(self, at: float, ulaw: bytes) -> None:
+        """Take sound that is played from `at` on, unless it is cleared before."""
+
+    def cleared(self, at: float) -> None:
+        """Note that what was not played at `at` never will be."""
+
+
 class Playout:
     """The clock. `resume` numbers the workers of this call, so that a successor's marks differ from its predecessor's.
 
@@ -43,11 +53,14 @@ class Playout:
         self._pending = deque(pending)
         self._plays_until = 0.0
         self.sent_bytes = 0
+        self.tap: Tap | None = None
 
-    def sent(self, count: int, now: float) -> None:
-        """Note that `count` bytes of audio were written at `now` (seconds, monotonic)."""
-        self._plays_until = max(self._plays_until, now) + count / RATE
+    def sent(self, count: int, now: float) -> float:
+        """Note that `count` bytes of audio were written at `now` (seconds, monotonic); gives when they begin to be played."""
+        begins = max(self._plays_until, now)
+        self._plays_until = begins + count / RATE
         self.sent_bytes += count
+        return begins
 
     @property
     def plays_until(self) -> float:
@@ -98,6 +111,8 @@ class Playout:
         had = bool(self._pending) or self._plays_until > now
         self._pending.clear()
         self._plays_until = now
+        if self.tap is not None:
+            self.tap.cleared(now)
         return had
 
 
@@ -143,6 +158,18 @@ class SpokenSentences:
             if _ends_sentence(words[index][0]) and words[index + 1][1] <= self._written_s
         ]
         return [self._take(end) for end in ends]
+
+    def cut_off(self, unplayed_s: float) -> tuple[str, str]:
+        """Say what is left of a context whose audio breaks off, and which of these words had begun to be played.
+
+        `unplayed_s` is how much of the written audio is not played yet. Both are empty where nothing was under way.
+        """
+        words = self._words.get(self._context, [])[self._given :]
+        if not self._written_s:
+            return "", ""
+        played_s = self._written_s - unplayed_s
+        heard = [word for word, start_s in words if start_s < played_s]
+        return " ".join(word for word, _ in words), " ".join(heard)
 
     def rest(self) -> str:
         """Give what has not been given yet: the context's audio is written to its end."""

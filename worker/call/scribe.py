@@ -75,6 +75,22 @@ class Scribe:
         """Write down that what was not heard yet is taken back: it will be said again."""
         self._write("cleared", "")
 
+    def cut(self, said: str, heard: str) -> None:
+        """Write down the sentence the caller spoke over, and how much of it had been played."""
+        self._write("cut", json.dumps({"said": said, "heard": heard}))
+
+    def consented(self, words: str) -> None:
+        """Write down that the caller has heard that the call is recorded."""
+        self._write("consent", words)
+
+    def used(self, **amounts: float) -> None:
+        """Write down what was used, by its name in `shared.callrecord.Counts`."""
+        self._write("used", json.dumps(amounts))
+
+    def timed(self, name: str, seconds: float) -> None:
+        """Write down a measurement."""
+        self._write("timing", f"{seconds:.6f}", name)
+
     def customer(self, outcome: str) -> None:
         """Write down what the prefetch found."""
         self._write("customer", outcome)

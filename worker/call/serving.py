@@ -25,13 +25,12 @@ from shared.messages import (
     Resume,
     Resumed,
 )
-from shared.messages import (
-    Started as StreamStarted,
-)
+from shared.messages import Started as StreamStarted
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
+from worker.call.consent import Consent
 from worker.call.direct import DirectSpeech
-from worker.call.ending import StoredEnd
+from worker.call.ending import CLOSE_CODES, StoredEnd
 from worker.call.farewell import Farewell
 from worker.call.greeting import BRIDGING, Recording, choose, words_of
 from worker.call.hearing import Hearing
@@ -63,12 +62,6 @@ SETTLE_S: Final = 0.2
 MOST_RESUMES: Final = 100
 """More than any call can have: marks of one attempt never look like those of another."""
 
-CLOSE_CODES: Final[Mapping[EndReason, CloseCode]] = {
-    EndReason.TICKET_MISMATCH: CloseCode.POLICY_VIOLATION,
-    EndReason.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
-    EndReason.WORKER_LOST: CloseCode.INTERNAL_ERROR,
-}
-
 
 class Serving:
     """Serves one call on one stream. `bind` once; `done` is set when the stream is closed and the pool told."""
@@ -92,7 +85,9 @@ class Serving:
         self._oddities = Oddities(tell)
         self._tasks = Tasks()
         self._scribe = scribe
-        self._direct = DirectSpeech(recordings, pipeline, scribe)
+        self.hearing = Hearing(pipeline.input)
+        self._consent = Consent(settings, recordings, pipeline, scribe, self.hearing)
+        self._direct = DirectSpeech(recordings, pipeline, scribe, self._consent)
         self._memory = Memory()
         self._greeting: Recording | None = None
         self._greeting_words = ""
@@ -104,7 +99,6 @@ class Serving:
         self._opened = False
         self._replies = 0
         self._ending = False
-        self.hearing = Hearing(pipeline.input)
         self.reason: EndReason | None = None
         self.started = asyncio.Event()
         self.end_stored = StoredEnd()
@@ -140,6 +134,7 @@ class Serving:
             self._codec = Codec(resume.stream_sid or "", joining=True)
             number += resume.number
         self._pipeline.output.playout = Playout(number, memory.pending)
+        self._consent.bound(bound, number, memory)
         self._stream = await open_stream(sock, self, resync=resume is not None)
         if resume is not None and resume.stream_sid:
             self._go_on(resume, resume.stream_sid)
@@ -255,10 +250,9 @@ class Serving:
     def _begin(self, stream_sid: str) -> None:
         at = time.monotonic()
         self._attach(stream_sid)
-        first_media_at, used, mark = 0.0, 0, ""
         if self._memory:  # cut off, and come back on another stream
-            first_media_at = self._direct.play(BRIDGING, self._agent)
-        elif self._greeting is not None:
+            first_media_at, used, mark = self._direct.play(BRIDGING, self._agent), 0, ""
+        else:
             first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
         self._started_at = at
         self.hearing.keep()
@@ -278,7 +272,8 @@ class Serving:
         self.started.set()
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
         if not self._memory:
-            self._scribe.greeting(self._greeting_words, mark, time.monotonic() - self._started_at)
+            ago_s = time.monotonic() - self._started_at - self._consent.delay_s
+            self._scribe.greeting(self._greeting_words, mark, ago_s)
         if first_media_at:
             self._opened = True
             self._first_media(first_media_at)
@@ -300,6 +295,7 @@ class Serving:
         words = self._greeting_words
         if self._greeting is None:
             if words:
+                self._replies -= self._opened  # after the clip about the recording it would count as one
                 await self._pipeline.speak(words)
             else:  # it is the caller's turn, as after a greeting
                 await self._pipeline.output.announce_direct_speech(speaking=False)
@@ -359,7 +355,7 @@ class Serving:
         if heard:
             self._scribe.heard(heard, name)
         self._farewell.echoed(name)
-        self._direct.heard()
+        self._direct.heard(name)
 
     def _interrupted(self) -> None:
         """Keep of the greeting what was heard when the caller spoke over it; called before the buffers are cleared."""
@@ -371,6 +367,7 @@ class Serving:
 
     async def _finish(self, reason: EndReason) -> None:
         self.flush_oddities()
+        await self._consent.close()
         self._tell(Ending(reason=reason))
         if not await self.end_stored.wait():
             log.warning("the end reason was not confirmed")

@@ -87,8 +87,9 @@ class Output(BaseOutputTransport):
     """The agent's audio, written to the stream in step with the play-out clock.
 
     `on_reply` is called once per agent turn with the monotonic time its first audio was written; `on_said` with each
-    sentence whose audio is on its way, and its mark; `on_spoken` when a turn was written to its end; `on_interrupted` before
-    the buffers are cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
+    sentence whose audio is on its way, and its mark; `on_spoken` when a turn was written to its end; `on_cut` with what is
+    left of a sentence the caller speaks over, and the words of it that were played; `on_interrupted` before the buffers are
+    cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
     """
 
     def __init__(self) -> None:
@@ -108,6 +109,7 @@ class Output(BaseOutputTransport):
         self.on_reply: Callable[[float], None] = lambda _at: None
         self.on_said: Callable[[str, str], None] = lambda _text, _mark: None
         self.on_spoken: Callable[[], None] = lambda: None
+        self.on_cut: Callable[[str, str], None] = lambda _said, _heard: None
         self.on_interrupted: Callable[[], None] = lambda: None
         self.on_quiet: Callable[[], None] = lambda: None
 
@@ -199,7 +201,9 @@ class Output(BaseOutputTransport):
         if ulaw and not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
             return False
         now = time.monotonic()
-        self.playout.sent(len(ulaw), now)
+        begins = self.playout.sent(len(ulaw), now)
+        if self.playout.tap is not None:
+            self.playout.tap.agent(begins, ulaw)
         if not self._turn_open:
             self._turn_open = True
             self.on_reply(now)
@@ -215,6 +219,9 @@ class Output(BaseOutputTransport):
             self.send_mark(name)
 
     def _interrupt(self) -> None:
+        said, heard = self._sentences.cut_off(self.playout.lead(time.monotonic()))
+        if said:
+            self.on_cut(said, heard)
         self._context = None
         self._turn_open = False
         self._sentences.forget()

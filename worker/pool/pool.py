@@ -36,6 +36,7 @@ from shared.records import Records
 from shared.settings import Settings
 from shared.workers import PoolId, WorkerEvent, WorkerState
 from worker.pool import plan
+from worker.pool.aftercall import AfterCall
 from worker.pool.book import Book, Call
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -125,6 +126,7 @@ class Pool:
         self._nursery = Nursery(given.child, house, self._crew, self._troubles)
         limits = Limits(settings.worker_memory_soft_mb, settings.worker_memory_hard_mb)
         self._memory = Memory(self._roster, self._metrics, limits, self._replace_heavy, self._kill_heavy)
+        self._aftercall = AfterCall(settings, self._metrics)
         self._tasks: asyncio.TaskGroup | None = None
         self._settling = False
         self._wake: asyncio.TimerHandle | None = None
@@ -146,6 +148,7 @@ class Pool:
                 tasks.create_task(self._for_ever(self._copies.run)),
                 tasks.create_task(self._for_ever(self._measure)),
                 tasks.create_task(self._for_ever(self._memory.run)),
+                tasks.create_task(self._for_ever(self._aftercall.run)),
             ]
             if self._reader is not None:
                 background.append(tasks.create_task(self._for_ever(self._reader.run)))
@@ -181,6 +184,7 @@ class Pool:
         self._door.close()
         await self._nursery.leave()
         await self._copies.withdraw()
+        await self._aftercall.leave()
         await self._redis.aclose()
         self._keeper.leave()
         _log.info("pool has left")
@@ -277,7 +281,8 @@ class Pool:
         )
 
     def _health(self) -> Health:
-        return Health(self._readiness(), self._troubles.present(), loading=not self._nursery.open)
+        troubles = self._troubles
+        return Health(self._readiness(), troubles.present(), not self._nursery.open, troubles.standing())
 
     def _record(self) -> PoolRecord:
         readiness = self._readiness()
@@ -292,8 +297,10 @@ class Pool:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _ended(self, call: Call, reason: EndReason) -> None:
+        journal = tuple(call.journal)
         if not self._book.end(call, reason, time.monotonic()):
             return
+        self._aftercall.over(call, reason, journal)
         self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason))
         self._metrics.call_ended(reason)
         self._customers.forget(call)

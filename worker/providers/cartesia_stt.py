@@ -9,7 +9,7 @@ Source: Cartesia docs, "Concurrency limits and timeouts" (a live STT socket is a
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from pipecat.frames.frames import Frame, TranscriptionFrame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
@@ -30,6 +30,9 @@ from worker.providers.unheard import Unheard
 BYTES_PER_S: Final = 16_000
 """8 kHz, 16 bits."""
 
+REPORT_S: Final = 10.0
+"""How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
+
 
 class ParkedCartesiaSTT(CartesiaSTTService):
     """The ear."""
@@ -45,6 +48,8 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
         self._unheard = Unheard(BYTES_PER_S)
         self._sending = asyncio.Lock()
+        self._sent_bytes = 0
+        self.on_used: Callable[..., None] = lambda **_amounts: None
         self._failure: Exception | None = None
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
@@ -88,6 +93,12 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         self._failure = exception or ConnectionError(error_msg)
         del kwargs
 
+    def report(self) -> None:
+        """Tell how much was heard since the last time; also called at the end of a call."""
+        seconds, self._sent_bytes = self._sent_bytes / BYTES_PER_S, 0
+        if seconds:
+            self.on_used(stt_seconds=round(seconds, 2))
+
     async def _send(self) -> None:
         if self._line.up:
             await self._send_all()
@@ -99,6 +110,10 @@ class ParkedCartesiaSTT(CartesiaSTTService):
                     return
                 if isinstance(piece, str):
                     self._line.expect()
+                else:
+                    self._sent_bytes += len(piece)
+                    if self._sent_bytes >= REPORT_S * BYTES_PER_S:
+                        self.report()
 
     # --- the connection -----------------------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         self.last_error = ""
         self.limited = False
         self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
+        self.on_used: Callable[..., None] = lambda **_amounts: None
         self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
 
     @property
@@ -197,6 +198,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
             utterance.wire = f"{context_id}-{next(self._numbers)}"
             self._contexts[utterance.wire] = context_id
         await self._line.send(self._build_msg(text=text, context_id=utterance.wire))
+        self.on_used(tts_characters=len(text))
         self._expect()
 
     async def _end(self, utterance: Utterance) -> None:

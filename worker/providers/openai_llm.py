@@ -54,6 +54,7 @@ class WarmOpenAILLM(OpenAILLMService):
         self.spoke = False
         """Whether the completion under way, or the last one, says anything."""
         self.on_text: Callable[[], None] = lambda: None
+        self.on_used: Callable[..., None] = lambda **_amounts: None
         self.before: Callable[[LLMContext], object] = lambda _context: None
         """Called with the conversation before it is sent, to bring it up to date."""
 
@@ -140,11 +141,13 @@ class WarmOpenAILLM(OpenAILLMService):
         rest = Continuation(self._given)
         tools: list[ChatCompletionChunk] = []
         finished = False
+        used: dict[str, int] = {}
         async with asyncio.timeout(self._trouble.patience_s):
             stream = await super().get_chat_completions(context)
         try:
             async with contextlib.aclosing(self._chunks(stream)) as chunks:
                 async for chunk in chunks:
+                    used.update(tokens(chunk))
                     delta = chunk.choices[0].delta if chunk.choices else None
                     finished = finished or bool(chunk.choices and chunk.choices[0].finish_reason)
                     if delta is not None and delta.tool_calls:
@@ -156,6 +159,7 @@ class WarmOpenAILLM(OpenAILLMService):
                         self._say(delta.content)
                     yield chunk
         finally:
+            self.on_used(completions=1, **used)
             with contextlib.suppress(httpx2.HTTPError):  # it may be what broke
                 await stream.close()
         if not finished and (tools or not self._given):  # not every server says that it has finished
@@ -181,6 +185,21 @@ class WarmOpenAILLM(OpenAILLMService):
                 return
             self._trouble.works(time.monotonic())
             yield chunk
+
+
+def tokens(chunk: ChatCompletionChunk) -> dict[str, int]:
+    """Read what an answer used, which stands in its last chunk; empty for any other.
+
+    Source: OpenAI API reference, "Chat Completions", the chunk object (`stream_options.include_usage`, which Pipecat asks for).
+    """
+    if chunk.usage is None:
+        return {}
+    details = chunk.usage.prompt_tokens_details
+    return {
+        "prompt_tokens": chunk.usage.prompt_tokens,
+        "completion_tokens": chunk.usage.completion_tokens,
+        "cached_tokens": (details.cached_tokens if details is not None else 0) or 0,
+    }
 
 
 def setback_of(error: Exception) -> Setback | None:
