@@ -54,7 +54,7 @@ def _outside(settings: Settings) -> Outside:
         queue.close()
         await redis.aclose()
 
-    return Outside(queue.enqueue, functools.partial(traces_of, redis), close, SharedHoldLine(redis))
+    return Outside(queue.enqueue, functools.partial(traces_of, redis), close, SharedHoldLine(redis), queue.report)
 
 
 def _check(settings: Settings) -> Mapping[str, bytes]:

@@ -60,6 +60,7 @@ def build(parts: Parts) -> Starlette:
             Route("/call-ended/{ticket}", _signed(parts, "call-ended", calls.ended), methods=["POST"]),
             Route("/hold", _signed(parts, "hold", calls.hold), methods=["POST"]),
             Route("/call-status", _signed(parts, "call-status", calls.status), methods=["POST"]),
+            Route("/message-status", _signed(parts, "message-status", calls.message), methods=["POST"]),
             Route("/clips/{id}.wav", _clip(parts.clips)),
             Route("/healthz", health.healthz),
             Route("/readyz", health.readyz),
@@ -95,7 +96,7 @@ def _signed(parts: Parts, route: str, handler: Handler) -> Callable[[Request], A
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """What Twilio requests about calls."""
+    """What Twilio requests about calls and messages."""
 
     parts: Parts
 
@@ -166,6 +167,12 @@ class _Calls:
         if admission.is_over(status):
             self.parts.line.gone(call_sid)
         return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def message(self, _: Request, signed: Signed) -> Response:
+        """Have what Twilio says of a message written down; repeats and any order are no harm."""
+        queued = await self.parts.report(twilio.message_report(signed.form, signed.query))
+        self.parts.door.metrics.message_reported(queued=queued)
+        return Response(status_code=HTTPStatus.NO_CONTENT if queued else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _ticket(self, segment: str) -> Ticket:
         try:

@@ -11,7 +11,7 @@ from router.hold import Rules
 from router.intake import Intake
 from router.line import Line
 from router.pools import Pools
-from router.twilio import Signatures
+from router.twilio import MessageReport, Signatures
 from router.twiml import APOLOGY_CLIP, HOLD_CLIP, Twiml
 from router.webhook import Enqueue, Webhook
 from shared import metrics
@@ -20,9 +20,16 @@ from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Settings
 from shared.ticket import TicketOffice
 
+Report = Callable[[MessageReport], Coroutine[Any, Any, bool]]
+"""Queue what Twilio says of a message; False when it could not be. Never raises."""
+
 
 async def _nothing_to_close() -> None:
     pass
+
+
+async def _nobody_to_tell(_: MessageReport) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Outside:
     look: Look
     close: Callable[[], Coroutine[Any, Any, None]] = _nothing_to_close
     hold_line: HoldLine = field(default_factory=NoHoldLine)
+    report: Report = _nobody_to_tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Parts:
     twiml: Twiml
     clips: Mapping[str, bytes]
     endings: Endings
+    report: Report
     close: Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -77,5 +86,6 @@ def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -
         twiml=twiml,
         clips=clips,
         endings=Endings(pools, outside.look),
+        report=outside.report,
         close=outside.close,
     )

@@ -7,6 +7,7 @@ Source: Twilio docs, "Security: validating requests".
 """
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol, Self
 from urllib.parse import parse_qsl
@@ -33,6 +34,15 @@ ALGORITHMS: Final = frozenset({HMAC_SHA1, HMAC_SHA256})
 OVER_STATUSES: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 """Values of `CallStatus` after which nobody is on the line."""
 
+MESSAGE_STATUSES: Final = frozenset({
+    "accepted", "scheduled", "queued", "sending", "sent", "delivered", "read", "undelivered", "failed", "canceled",
+})  # fmt: skip
+"""Of messages that are sent. Source: Twilio docs, Message resource (Status)."""
+
+MAX_KEY_CHARS: Final = 512
+
+_MESSAGE_SID: Final = re.compile(r"(SM|MM)[0-9a-fA-F]{32}", re.ASCII)
+_ERROR_CODE: Final = re.compile(r"[0-9]{0,6}", re.ASCII)
 _CALL_SID: Final = re.compile(r"CA[0-9a-fA-F]{32}", re.ASCII)
 _ATTEMPT: Final = re.compile(r"[0-9]", re.ASCII)
 
@@ -162,6 +172,39 @@ def attempt_of(query: Form) -> int:
     if not _ATTEMPT.fullmatch(value):
         raise MalformedRequest("attempt")
     return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReport:
+    """What Twilio says of a message we sent: `error_code` is empty without an error.
+
+    `key` and `call_sid` stand in the URL and are ours, empty for a message of somebody else's.
+    """
+
+    sid: str
+    status: str
+    error_code: str
+    key: str
+    call_sid: str
+
+
+def message_report(form: Form, query: Form) -> MessageReport:
+    """Read a status callback of a message.
+
+    Source: Twilio docs, Track the Message Status of Outbound Messages.
+
+    Raises:
+        MalformedRequest: MessageSid, MessageStatus or ErrorCode are not what Twilio sends.
+    """
+    sid, status, error_code = (form.first(name) for name in ("MessageSid", "MessageStatus", "ErrorCode"))
+    if not _MESSAGE_SID.fullmatch(sid):
+        raise MalformedRequest("message_sid")
+    if status not in MESSAGE_STATUSES or not _ERROR_CODE.fullmatch(error_code):
+        raise MalformedRequest("message_status")
+    key, call = query.first("key"), query.first("call")
+    if len(key) > MAX_KEY_CHARS or (call and not _CALL_SID.fullmatch(call)):
+        raise MalformedRequest("message_key")
+    return MessageReport(sid, status, error_code, key, call)
 
 
 def _address(value: str) -> str:

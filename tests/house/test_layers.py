@@ -73,12 +73,12 @@ def test_pipecat_is_imported_in_its_rooms_only() -> None:
 
 
 def test_rq_is_imported_in_its_rooms_only() -> None:
-    allowed = {"router/prefetch.py", "worker/pool/aftercall.py"}
+    allowed = {"router/prefetch.py", "worker/pool/aftercall.py", "worker/tools/messenger.py"}
     assert {room for room in rooms("rq") - allowed if not room.startswith("worker/prefetcher")} == set()
 
 
-def test_twilios_sdk_belongs_to_the_router_and_the_providers_to_the_worker() -> None:
-    assert {room for room in rooms("twilio") if not room.startswith("router/")} == set()
+def test_twilios_sdk_belongs_to_the_router_and_the_message_job_and_the_providers_to_the_worker() -> None:
+    assert {room for room in rooms("twilio") if not room.startswith("router/")} == {"worker/jobs/twilio_client.py"}
     assert {room for room in rooms("openai") | rooms("cartesia") if not room.startswith("worker/providers/")} == set()
     assert {room for room in rooms("supabase") if not room.startswith(("worker/prefetcher", "worker/jobs/"))} == set()
 

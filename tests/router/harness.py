@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from router.app import build
 from router.parts import Outside, Parts, assemble
 from router.serving import listen, server
+from router.twilio import MessageReport
 from shared.calls import CallSid, EndReason, IncomingCall
 from shared.holdline import HoldLine, NoHoldLine
 from shared.settings import Process, Settings, load
@@ -155,6 +156,7 @@ class Outer:
     end_error: Exception | None = None
     traces: list[Traces] = field(default_factory=lambda: [Traces()])
     closed: bool = False
+    reports: list[MessageReport] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
@@ -178,11 +180,15 @@ async def running(
             return Traces(ended=True, reason=reason)
         return outer.traces.pop(0) if len(outer.traces) > 1 else outer.traces[0]
 
+    async def report(said: MessageReport) -> bool:
+        outer.reports.append(said)
+        return outer.queue_works
+
     async def close() -> None:
         outer.closed = True
 
     settings = settings_for(folder, **overrides)
-    parts = assemble(settings, clips or {}, Outside(enqueue, look, close, hold_line or NoHoldLine()))
+    parts = assemble(settings, clips or {}, Outside(enqueue, look, close, hold_line or NoHoldLine(), report))
     sock = listen("127.0.0.1", 0)
     web: uvicorn.Server = server(build(parts))
     task = asyncio.create_task(web.serve(sockets=[sock]))
