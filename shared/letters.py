@@ -27,8 +27,8 @@ TWILIO_TIMEOUT_S: Final = 5.0
 JOB_TIMEOUT_S: Final = 60
 """RQ's last resort against a job that hangs; each of its steps has a timeout of its own."""
 
-JOB_KEPT_S: Final = 60
-"""How long the name of a finished job is remembered."""
+JOB_KEPT_S: Final = 0
+"""A job that is done is gone, with the number and the text in it: that it was done is noted elsewhere."""
 
 DEAD_KEPT_S: Final = 86_400
 """How long a job stays to be looked at that was given up."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import FormData
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from tests.standins.carrier import Carrier
     from tests.standins.carrier_settings import CarrierSettings
@@ -39,7 +40,6 @@ LONGEST_BODY: Final = 1600
 OUTSIDE_WINDOW: Final = 63016
 HTTP_STATUS: Final = {20003: 401, 20429: 429}  # of errors that are not answered with 400
 ADDRESS: Final = re.compile(r"whatsapp:\+[1-9][0-9]{6,14}")
-FAULTS: Final = frozenset({"429", "500", "503", "reset", "lost", "garbage"})
 
 
 @dataclass(slots=True)
@@ -55,6 +55,16 @@ class Message:
     status: str = "queued"
     error_code: int | None = None
     made_at: float = field(default_factory=time.time)
+
+
+class Never(Response):
+    """No answer at all, for as long as the client waits."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Wait for the client to go."""
+        del scope, send
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
 
 class MessagesApi:
@@ -94,6 +104,8 @@ class MessagesApi:
         self._follow(message, settings)
         if fault == "lost":  # it was taken, and nobody is told
             request_.scope["state"]["transport"].abort()
+        if fault == "stall":
+            return Never()
         return Response("<html>", 201) if fault == "garbage" else JSONResponse(_described(message, settings), 201)
 
     def read(self, request_: Request, form: FormData) -> Response:
@@ -170,7 +182,7 @@ def _filled(content: str, variables: str, settings: CarrierSettings) -> str:
     sound = isinstance(read, dict) and all(isinstance(each, str) and each for each in read.values())
     if not sound or "1" not in read:
         raise ApiError(400, 21656, "The ContentVariables Parameter is invalid")
-    if re.search(r"[\n\t]| {5}", read["1"]):  # WhatsApp's rule; which code Twilio gives for it was not checked
+    if re.search(r"[\n\t]| {5}", read["1"]):  # WhatsApp takes none
         raise ApiError(400, 21656, "The ContentVariables Parameter is invalid")
     return f"{settings.content_prefix}{read['1']}"
 

@@ -56,7 +56,7 @@ class CarrierSettings:
     message_repeats: int = 0  # how often a callback is made again
     message_error: int = 0  # every message ends as undelivered with this code
     message_refusal: int = 0  # every message is refused with this code
-    message_faults: str = ""  # of the next messages, one each: 429, 500, 503, reset, lost (taken, no answer), garbage
+    message_faults: str = ""  # of the next messages: 429,500,503,reset, and of taken ones lost,stall,garbage
     retry_after: str = ""  # the header of 429 and 503
 
 
