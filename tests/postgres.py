@@ -39,8 +39,8 @@ timezone = 'America/Sao_Paulo'
 """
 """Nothing has to survive, and a time zone other than UTC shows what forgets to say which one it means."""
 
-SERVICE: Final = "-c role=service_role"
-"""As whom Supabase runs a function that was asked for with the secret key."""
+SERVICE: Final = "service_role"
+"""As whom Supabase runs a function that was asked for with the secret key; with the publishable one it is `anon`."""
 
 
 class Postgres:
@@ -145,7 +145,7 @@ SIGNATURES: Final[dict[tuple[str, str], list[dict[str, str]]]] = {}
 """What is known of functions, by database and name: PostgREST's schema cache."""
 
 
-async def run_function(dsn: str, function: str, arguments: Mapping[str, Any]) -> Any:
+async def run_function(dsn: str, function: str, arguments: Mapping[str, Any], role: str = SERVICE) -> Any:
     """Call a function by name with named arguments that are JSON, and decode its JSON document.
 
     Source: what PostgREST sends ("Functions as RPC"): the arguments are read with `json_to_record`, so that each is
@@ -155,7 +155,7 @@ async def run_function(dsn: str, function: str, arguments: Mapping[str, Any]) ->
         NoSuchFunction: there is none that takes these arguments.
         psycopg.Error: what the database says; `sqlstate` is None when the connection was lost.
     """
-    async with await psycopg.AsyncConnection.connect(dsn, options=SERVICE) as connection:
+    async with await psycopg.AsyncConnection.connect(dsn, options=f"-c role={role}") as connection:
         types = await _signature(connection, dsn, function, frozenset(arguments))
         name = sql.Identifier("public", function)
         named = sql.SQL(", ").join([sql.SQL("{0} := _.{0}").format(sql.Identifier(each)) for each in types])

@@ -1,8 +1,10 @@
-"""A stand-in for Supabase's data API: the function `customer_context` and the four tables behind it.
+"""A stand-in for Supabase's data API: the function `customer_context` and the four tables behind it, in memory.
 
     python -m tests.standins.supabase_api --port 0 --data customers.json --latency-ms 40
+    python -m tests.standins.supabase_api --port 0 --postgres "host=/tmp/pg dbname=offhook"
 
-The data file, and `customers` in `POST /_control`, hold a list of customers:
+With `--postgres`, every function of the migrations runs on that database, as PostgREST would run it; then there are no tables
+to be asked for. The data file, and `customers` in `POST /_control`, hold a list of customers:
 `{"phone": "+5511...", "name": ..., "facts": {key: value}, "appointments": [{"starts_at": ..., "status": ...}]}`.
 """
 
@@ -46,23 +48,34 @@ class SupabaseSettings:
 class DataApi:
     """The tables and their HTTP face."""
 
-    def __init__(self, settings: SupabaseSettings) -> None:
+    def __init__(self, settings: SupabaseSettings, dsn: str = "") -> None:
         self.control = Control(settings, actions={"customers": self.load})
         self.tables = Tables()
+        self.dsn = dsn
 
     def load(self, customers: Any) -> None:
         """Replace all data. Raises ValueError."""
         try:
-            self.tables.load_customers(msgspec.convert(customers, list[dict[str, Any]]))
+            listed = msgspec.convert(customers, list[dict[str, Any]])
+            if self.dsn:
+                from tests.standins.supabase_postgres import load  # psycopg takes 0.2 s to import
+
+                load(self.dsn, listed)
+            else:
+                self.tables.load_customers(listed)
         except msgspec.ValidationError as error:
             raise ValueError(f"customers: {error}") from None
 
     async def rpc(self, request: Request) -> Response:
         """Call a function: arguments from the body of a POST, or from the query of a GET."""
         name = request.path_params["name"]
+        arguments = await _body(request) if request.method == "POST" else dict(request.query_params)
+        if self.dsn:
+            from tests.standins.supabase_postgres import run
+
+            return JSONResponse(await run(self.dsn, name, arguments, request.headers["apikey"]))
         if name != "customer_context":
             raise PostgrestError(404, "PGRST202", f"Could not find the function public.{name} in the schema cache")
-        arguments = await _body(request) if request.method == "POST" else dict(request.query_params)
         if not isinstance(arguments, dict) or set(arguments) != {"p_phone"}:
             raise PostgrestError(404, "PGRST202", f"Could not find the function public.{name} with these parameters")
         return JSONResponse(self.tables.context(arguments["p_phone"], datetime.now(UTC)))
@@ -70,6 +83,8 @@ class DataApi:
     async def table(self, request: Request) -> Response:
         """Select, insert, upsert or update rows of a table."""
         name, query = request.path_params["name"], request.query_params.multi_items()
+        if self.dsn:
+            raise PostgrestError(404, "PGRST205", "this stand-in shows no tables of its PostgreSQL")
         prefer = request.headers.get("prefer", "")
         status = 200
         count = None
@@ -152,10 +167,11 @@ def _rows(request: Request, rows: list[Row], status: int, headers: dict[str, str
     return JSONResponse(rows[0], status, headers)
 
 
-def application(settings: SupabaseSettings, customers: Any = ()) -> Starlette:
-    """Build the ASGI application."""
-    api = DataApi(settings)
-    api.load(customers)
+def application(settings: SupabaseSettings, customers: Any = (), dsn: str = "") -> Starlette:
+    """Build the ASGI application; `dsn` is the PostgreSQL whose functions it runs, if any."""
+    api = DataApi(settings, dsn)
+    if customers or not dsn:
+        api.load(customers)
     return Starlette(
         routes=[
             api.control.route(),
@@ -169,9 +185,10 @@ def main() -> None:
     """Run the stand-in."""
     arguments = parser("supabase_api", "the Supabase data API", SupabaseSettings)
     arguments.add_argument("--data", type=Path, help="JSON file with a list of customers")
+    arguments.add_argument("--postgres", default="", help="address of a PostgreSQL with the migrations applied")
     options = arguments.parse_args()
     customers = json.loads(options.data.read_text(encoding="utf-8")) if options.data else []
-    serve("supabase_api", application(settings_from(options, SupabaseSettings), customers), options)
+    serve("supabase_api", application(settings_from(options, SupabaseSettings), customers, options.postgres), options)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from shared import keys, redis_door
 from shared.calls import CallSid
 from shared.prefetch import Outcome, Result
+from worker.dataapi import CONTEXT_FUNCTION
 from worker.jobs.customer import CONTEXT, Context, look_up, prefetch
-from worker.jobs.lookup import FUNCTION, MAX_BODY_BYTES, CustomerLookup, LookupFailed
+from worker.jobs.lookup import MAX_BODY_BYTES, CustomerLookup, LookupFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ def test_one_lookup_is_one_post_to_the_rpc_with_the_plus_kept(supabase: Supabase
     with asking(supabase.url) as lookup:
         assert look_up(lookup, PHONE) == ("found", ANA)
     [(path, headers, body)] = supabase.asked
-    assert path == f"/rest/v1/rpc/{FUNCTION}"
+    assert path == f"/rest/v1/rpc/{CONTEXT_FUNCTION}"
     assert body == {"p_phone": PHONE}
     assert {name.lower(): value for name, value in headers.items()}["apikey"] == "sb_secret_test"
 

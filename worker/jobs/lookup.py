@@ -1,7 +1,7 @@
-"""The question to Supabase: one remote procedure call on a connection that is already open.
+"""The question to Supabase, asked by a thread: one remote procedure call on a connection that is already open.
 
 Supabase's own client does the talking; what is ours is that it answers or fails within its time, whatever the other end
-does: a body that never ends, one that drips, one of a gigabyte.
+does: a body that never ends, one that drips, one of a gigabyte. `worker.tools.database` is the same for a loop.
 """
 
 import ssl
@@ -13,18 +13,12 @@ import httpx
 from postgrest import APIError
 from supabase import ClientOptions, create_client
 
-FUNCTION: Final = "customer_context"
-"""`deploy/supabase/migrations` defines it: a document about the caller in one round trip, null for an unknown one."""
+from worker.dataapi import CONTEXT_FUNCTION, HEADERS, NOBODY, Counted, LookupFailed, checked, failed, sound
+
+__all__ = ["MAX_BODY_BYTES", "CustomerLookup", "LookupFailed"]
 
 MAX_BODY_BYTES: Final = 32_768
 """A record goes into a prompt and through a 64 KiB message; far more than a receptionist can use."""
-
-NOBODY: Final = "+0"
-"""Asked to keep a connection warm: no number begins with a zero, so the answer is null after one index lookup."""
-
-
-class LookupFailed(Exception):  # it never leaves worker.jobs: the error tree is for what crosses rooms
-    """Supabase gave no usable answer; the message says why, without the number."""
 
 
 class CustomerLookup:
@@ -44,7 +38,7 @@ class CustomerLookup:
         self._http = httpx.Client(
             transport=_Bounded(transport, timeout_s),
             timeout=timeout_s,
-            headers={"Accept-Encoding": "identity"},  # so that the limit on the body is one on the document too
+            headers=HEADERS,
         )
         options = ClientOptions(httpx_client=self._http, auto_refresh_token=False, persist_session=False)
         self._client = create_client(url, key, options)
@@ -55,7 +49,7 @@ class CustomerLookup:
         Raises:
             LookupFailed: no answer in time, an error, or something that is no JSON.
         """
-        return self.call(FUNCTION, {"p_phone": phone})
+        return self.call(CONTEXT_FUNCTION, {"p_phone": phone})
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         """Call any function of the migrations and give its JSON document.
@@ -64,14 +58,10 @@ class CustomerLookup:
             LookupFailed: as for a lookup; whether the function ran is not known when no answer came.
         """
         try:
-            answer = self._client.rpc(function, dict(arguments)).execute()
-        except httpx.HTTPError as error:
-            raise LookupFailed(f"{type(error).__name__}: {error}") from error
-        except APIError as error:
-            raise LookupFailed(f"error {error.code}: {error.message}"[:300]) from error
-        except (ValueError, RecursionError) as error:
-            raise LookupFailed(f"unreadable answer: {type(error).__name__}") from error
-        return answer.data
+            answer = self._client.rpc(function, sound(arguments)).execute()
+        except (httpx.HTTPError, APIError, ValueError, RecursionError) as error:
+            raise failed(error) from error
+        return checked(function, answer.data)
 
     def warm(self) -> None:
         """Open the connection, or keep it open, with a question about nobody.
@@ -110,11 +100,9 @@ class _BoundedStream(httpx.SyncByteStream):
         self._until = until
 
     def __iter__(self) -> Iterator[bytes]:
-        length = 0
+        length = Counted(MAX_BODY_BYTES)
         for chunk in self._inner:
-            length += len(chunk)
-            if length > MAX_BODY_BYTES:
-                raise httpx.ReadError(f"answer of more than {MAX_BODY_BYTES} bytes")
+            length.add(chunk)
             if time.monotonic() > self._until:
                 raise httpx.ReadTimeout("answer still coming when its time was over")
             yield chunk
