@@ -4,6 +4,8 @@ Loaded once in each `__main__` and passed down. A wrong setting is reported by n
 anything listens. `deploy/env.example` documents each of these and is tested against this module.
 """
 
+import base64
+import binascii
 import ipaddress
 import os
 import sys
@@ -217,6 +219,10 @@ class Settings(BaseSettings):
             problems.append("SUPABASE_SECRET_KEY: missing beside SUPABASE_URL")
         if self.records_webhook_url and not self.records_webhook_secret.get_secret_value():
             problems.append("RECORDS_WEBHOOK_SECRET: missing beside RECORDS_WEBHOOK_URL")
+        elif self.records_webhook_url and not _signs(self.records_webhook_secret.get_secret_value()):
+            problems.append("RECORDS_WEBHOOK_SECRET: must be whsec_ and the base64 of 24 to 64 random bytes")
+        if self.recording_enabled and not self.keeps_records:
+            problems.append("RECORDING_ENABLED: needs CALL_RECORDS, and SUPABASE_URL or RECORDS_WEBHOOK_URL")
         if self.pool_max and self.pool_max < self.pool_ready:
             problems.append("POOL_MAX: must not be below POOL_READY")
         if self.worker_memory_hard_mb and self.worker_memory_hard_mb < self.worker_memory_soft_mb:
@@ -251,6 +257,14 @@ class Settings(BaseSettings):
     def ticket_secret(self) -> str:
         """What the ticket key is derived from: `TICKET_KEY`, else the Twilio token."""
         return self.ticket_key.get_secret_value() or self.twilio_auth_token.get_secret_value()
+
+
+def _signs(secret: str) -> bool:
+    """Say whether a secret is one to sign webhooks with. Source: Standard Webhooks specification, "Signature scheme"."""
+    try:
+        return 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64  # noqa: PLR2004 - its bytes
+    except binascii.Error:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

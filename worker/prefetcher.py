@@ -21,7 +21,7 @@ from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import PrefetchMetrics, registry
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
-from worker.prefetcher_report import read
+from worker.prefetcher_report import DeadLetters, Observation, read
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
@@ -106,8 +106,13 @@ class Supervisor:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
             while text := await reader.readline():
-                if (observation := read(text)) is not None:
-                    self._metrics.prefetched(observation.outcome, observation.seconds)
+                match read(text):
+                    case Observation(outcome, seconds):
+                        self._metrics.prefetched(outcome, seconds)
+                    case DeadLetters(count):
+                        self._metrics.dead_letters(count)
+                    case _:
+                        pass
 
 
 async def supervise(conf: Settings, metrics: PrefetchMetrics) -> None:

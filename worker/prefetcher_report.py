@@ -1,4 +1,4 @@
-"""What a prefetcher's child tells its parent: one line of JSON for each lookup."""
+"""What a prefetcher's child tells its parent: one line of JSON for each thing."""
 
 from typing import Final
 
@@ -7,22 +7,28 @@ import msgspec
 from shared.prefetch import Outcome
 
 
-class Observation(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True, tag="lookup"):
     """The outcome of a lookup and its seconds from webhook to publication."""
 
     outcome: Outcome
     seconds: float
 
 
-_decoder: Final = msgspec.json.Decoder(Observation)
+class DeadLetters(msgspec.Struct, frozen=True, tag="dead"):
+    """How many jobs after calls were given up by now."""
+
+    count: int
 
 
-def line(observation: Observation) -> bytes:
+_decoder: Final = msgspec.json.Decoder(Observation | DeadLetters)
+
+
+def line(observation: Observation | DeadLetters) -> bytes:
     """Write one line."""
     return msgspec.json.encode(observation) + b"\n"
 
 
-def read(text: bytes) -> Observation | None:
+def read(text: bytes) -> Observation | DeadLetters | None:
     """Read one line; None for one that was cut by the death of its writer."""
     try:
         return _decoder.decode(text)

@@ -121,6 +121,10 @@ class Threads:
         """Start the thread that moves jobs to the queues when their time has come."""
         self._start(lambda: self._schedule(list(queues)))
 
+    def start(self, attempt: Callable[[Redis, str], None]) -> None:
+        """Start a thread with other work on Redis; `attempt` is given a client, and begun anew when it raises."""
+        self._start(lambda: self._keep_on(attempt))
+
     def stop(self, within_s: float) -> bool:
         """Let running jobs finish and idle threads go; False when some are still there after `within_s`.
 

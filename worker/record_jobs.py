@@ -35,9 +35,9 @@ def queue_on(redis: Redis) -> Queue:
     return Queue(AFTERCALL_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
-def dead_on(redis: Redis) -> FailedJobRegistry:
-    """Give the dead letters of the queue."""
-    return FailedJobRegistry(AFTERCALL_QUEUE, connection=redis, serializer=JSONSerializer)
+def dead_on(redis: Redis, queue: str = AFTERCALL_QUEUE) -> FailedJobRegistry:
+    """Give the dead letters of a queue."""
+    return FailedJobRegistry(queue, connection=redis, serializer=JSONSerializer)
 
 
 def enqueue(queue: Queue, conf: Settings, record: CallRecord) -> None:
