@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from shared import logs
+from shared.agents import Agent, ToolStage
 from shared.channel import Channel, close_all
 from shared.errors import StreamProtocolError
 from shared.framing import HOST_TO_WORKER
@@ -148,7 +149,9 @@ class HostLine:
                 self._changed()
             case Offered():
                 tools = {} if message.first else self._by_server.get(message.server, {})
-                self._by_server[message.server] = tools | {each.name: _tool(each) for each in message.tools}
+                self._by_server[message.server] = tools | {
+                    each.name: _tool(each, message.server) for each in message.tools
+                }
                 self._changed()
 
     def _changed(self) -> None:
@@ -181,7 +184,10 @@ async def _elsewhere(_call: ToolCall) -> Outcome:
     return Outcome(OUT_OF_ORDER)
 
 
-def _tool(offered: OfferedTool) -> Tool:
+def _tool(offered: OfferedTool, server: str) -> Tool:
+    def of_agent(agent: Agent, _stage: ToolStage) -> bool:
+        return server in agent.mcp
+
     return Tool(
         name=offered.name,
         description=offered.description,
@@ -193,4 +199,5 @@ def _tool(offered: OfferedTool) -> Tool:
         repeatable=offered.read_only,
         idempotent=offered.idempotent,
         timeout_s=offered.timeout_s,
+        offered=of_agent,
     )
