@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import effort
+from tests import effort, launch
 from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres, PostgresDatabase
 
 effort.load()
+launch.forking = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import select
 import signal
 import subprocess
@@ -22,8 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.launch import launch
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from typing import IO
+
+    from tests.launch import Launched
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 60.0  # a loaded machine needs seconds to import numpy; a healthy one 0.7 s
@@ -42,7 +48,8 @@ class Standin:
 
     name: str
     port: int
-    process: subprocess.Popen[str]
+    process: Launched
+    pipes: tuple[IO[str], IO[str]]  # its stdin, at whose end it leaves, and its stdout
 
     @property
     def pid(self) -> int:
@@ -74,7 +81,7 @@ class Standin:
     def stop(self) -> int:
         """End it with SIGTERM and return its exit status; harmless when it has already gone."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGCONT)  # a test may have stopped it
         return self._reap()
 
@@ -90,9 +97,8 @@ class Standin:
             self.process.kill()
             return self.process.wait(STOP_DEADLINE_S)
         finally:
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe is not None:
-                    pipe.close()
+            for pipe in self.pipes:
+                pipe.close()
 
     def _request(self, method: str, body: str | None) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HTTP_DEADLINE_S)
@@ -115,33 +121,41 @@ def start(name: str, *, port: int = 0, **flags: object) -> Standin:
     Raises:
         StandinFailed: it ended or said nothing within a minute; its stderr is the test's stderr.
     """
-    command = [sys.executable, "-m", f"tests.standins.{name}", f"--port={port}", "--until-stdin-closes"]
+    arguments = [f"--port={port}", "--until-stdin-closes"]
     for flag, value in flags.items():
         word = flag.replace("_", "-")
         match value:
             case True:
-                command.append(f"--{word}")
+                arguments.append(f"--{word}")
             case False:
-                command.append(f"--no-{word}")
+                arguments.append(f"--no-{word}")
             case _:
-                command.append(f"--{word}={value}")
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    line = _first_line(process)
+                arguments.append(f"--{word}={value}")
+    theirs, ours = _pipes()
+    with theirs[0], theirs[1]:
+        descriptors = (theirs[0].fileno(), theirs[1].fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
+        process = launch(f"tests.standins.{name}", arguments, None, str(ROOT), descriptors)
+    line = _first_line(process, ours[1])
     if not line:
         process.kill()
-        Standin(name, 0, process).stop()
-        raise StandinFailed(f"{name} did not start: {' '.join(command)}")
-    return Standin(name, int(json.loads(line)["port"]), process)
+        Standin(name, 0, process, ours).stop()
+        raise StandinFailed(f"{name} did not start: {' '.join(arguments)}")
+    return Standin(name, int(json.loads(line)["port"]), process, ours)
 
 
-def _first_line(process: subprocess.Popen[str]) -> str:
+def _pipes() -> tuple[tuple[IO[str], IO[str]], tuple[IO[str], IO[str]]]:
+    """Make stdin and stdout of a process: its ends, and ours."""
+    (stdin, feeding), (reading, stdout) = os.pipe(), os.pipe()
+    return (os.fdopen(stdin), os.fdopen(stdout, "w")), (os.fdopen(feeding, "w"), os.fdopen(reading))
+
+
+def _first_line(process: Launched, stdout: IO[str]) -> str:
     """Return the line that says it listens, or nothing when it ended or the deadline passed."""
-    assert process.stdout is not None
     deadline = time.monotonic() + START_DEADLINE_S
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([process.stdout], [], [], left)
+    while (left := deadline - time.monotonic()) > 0 and process.poll() is None:
+        ready, _, _ = select.select([stdout], [], [], min(left, 1.0))
         if ready:
-            return process.stdout.readline()
+            return stdout.readline()
     return ""
 
 
