@@ -72,6 +72,7 @@ class WhatsApp:
         self._client = Client(account_sid, token, http_client=_Clear(http))
         self._client.api.base_url = base_url  # the client has no argument for it
         self._from = CHANNEL + sender
+        self._http = http
 
     def text(self, to: str, body: str, callback: str) -> Sent:
         """Send free text to an E.164 number.
@@ -97,6 +98,10 @@ class WhatsApp:
         """Give the E.164 number and the text of a message that was sent; raises as `text` does."""
         message = _asked(lambda: self._client.messages(sid).fetch())
         return str(message.to).removeprefix(CHANNEL), str(message.body or "")
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._http.session.close()
 
     def _create(self, **fields: str) -> Sent:
         message = _asked(lambda: self._client.messages.create(from_=self._from, **fields))
