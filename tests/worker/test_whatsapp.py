@@ -140,6 +140,12 @@ def test_a_number_without_its_ninth_digit_is_used_as_given(office: Office) -> No
     assert office.taken()[0]["to"] == "whatsapp:+551187654321"
 
 
+def test_half_a_character_does_not_keep_a_message(office: Office) -> None:
+    assert office.send("Hello \ud83d").state == "sent"
+    assert office.taken()[0]["body"] == "Hello ?"
+    assert office.rows()[0]["body"] == "Hello ?"
+
+
 def test_the_same_key_again_sends_nothing_and_changes_nothing(office: Office) -> None:
     first = office.send()
     office.report(first.provider_sid, "delivered")

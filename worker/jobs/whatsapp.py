@@ -67,6 +67,7 @@ def send(key: str, to: str, body: str, call_sid: str, asked_at: float) -> None:
     Raises:
         TryLater: it could not be sent, or not be written down, and RQ is to come back.
     """
+    body = body.encode(errors="replace").decode()  # half a character is JSON, and nothing that can be sent
     context, letter = CONTEXT.get(), Letter(key, to, body, call_sid)
     with structlog.contextvars.bound_contextvars(call_sid=call_sid):
         told = once(context, key, asked_at, lambda: _sent(context, letter))
