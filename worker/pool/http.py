@@ -32,11 +32,12 @@ MOST_CONNECTIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What `/readyz` says. `loading`: no zygote is ready to fork."""
+    """What `/readyz` says. `loading`: no zygote is ready to fork; `standing`: what is wrong but in nobody's way."""
 
     readiness: Readiness
     troubles: tuple[Trouble, ...]
     loading: bool
+    standing: tuple[Trouble, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -125,7 +126,8 @@ def answer(health: Health) -> Response:
         "draining": readiness.draining,
         "reason": health.reason,
         "problems": [
-            {"resource": each.resource, "detail": each.detail, "traceback": each.traceback} for each in health.troubles
+            {"resource": each.resource, "detail": each.detail, "traceback": each.traceback}
+            for each in (*health.troubles, *health.standing)
         ],
     }
     return JSONResponse(content, HTTPStatus.SERVICE_UNAVAILABLE if health.reason else HTTPStatus.OK)

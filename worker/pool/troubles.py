@@ -1,7 +1,11 @@
-"""Why workers do not become ready: the last problem with each resource, until a worker becomes ready again."""
+"""Why workers do not become ready: the last problem with each resource, until a worker becomes ready again.
+
+And what is wrong with tools, or with a change that was refused, which stands until somebody mends it.
+"""
 
 import os
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +39,7 @@ class Troubles:
     def __init__(self) -> None:
         self.backoff = Backoff()
         self._by_resource: dict[str, Trouble] = {}
+        self._standing: dict[str, tuple[Trouble, ...]] = {}
         self._jitter = random.Random(os.urandom(8))  # noqa: S311 - spreads work, hides nothing
 
     def note(
@@ -58,3 +63,13 @@ class Troubles:
     def present(self) -> tuple[Trouble, ...]:
         """List the present problems."""
         return tuple(self._by_resource.values())
+
+    def stand(self, about: str, problems: Iterable[Problem]) -> None:
+        """Note what is wrong and keeps no worker from becoming ready, in place of what was noted about the same thing."""
+        self._standing[about] = tuple(
+            Trouble(each.resource, logs.mask(each.detail)[:MAX_DETAIL], "") for each in problems
+        )
+
+    def standing(self) -> tuple[Trouble, ...]:
+        """List what was noted so: it stays until something else is noted about the same thing."""
+        return tuple(each for troubles in self._standing.values() for each in troubles)

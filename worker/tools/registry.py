@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from shared.agents import STAGES, Agent, ToolStage
 from shared.calls import IncomingCall
+from worker.tools.schemas import inline
 from worker.tools.services import Services
 
 Place = Literal["worker", "host"]
@@ -111,7 +112,7 @@ class Tool:
 
     def schema(self) -> dict[str, Any]:
         """Give the JSON schema of the arguments, without what says nothing to a model."""
-        written = dict(self.parameters) if self.arguments is None else self.arguments.model_json_schema()
+        written = inline(self.parameters if self.arguments is None else self.arguments.model_json_schema())
         properties = {name: _plain(each) for name, each in written.get("properties", {}).items()}
         kept = {key: written[key] for key in ("required", "$defs", "additionalProperties") if key in written}
         return {"type": "object", "properties": properties} | kept

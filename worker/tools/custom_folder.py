@@ -1,0 +1,70 @@
+"""The tools of `TOOLS_DIR`, as whoever runs tools gets them: what is good, and what is wrong with the rest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from shared import logs
+from shared.errors import SettingsError
+from shared.messages import Problem
+from shared.settings import Settings
+from worker.tools import custom_check
+from worker.tools.custom_files import load_file, open_folder, threads
+from worker.tools.custom_report import Broken, Trouble
+from worker.tools.registry import Tool
+
+MOST_SHOWN: Final = 20
+"""Troubles that are reported: a message has 64 KiB."""
+
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Tools by the names of their files, and why other files give none."""
+
+    tools: tuple[Tool, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is reported of the troubles: the first of them, and how many there are beyond."""
+        shown = [Problem(resource="custom_tools", detail=str(each)) for each in self.troubles[:MOST_SHOWN]]
+        if more := len(self.troubles) - len(shown):
+            shown.append(Problem(resource="custom_tools", detail=f"and {more} more, which are in the log"))
+        return tuple(shown)
+
+
+def load_custom(settings: Settings) -> Custom:
+    """Load the folder of the settings, if there is one. Every trouble is logged.
+
+    Raises:
+        SettingsError: one line per problem: the folder cannot be read; a file is broken and `TOOLS_STRICT` is on; or one has
+            started a thread in this process after all, which must not be forked then.
+    """
+    if settings.tools_dir is None:
+        return Custom()
+    custom = _load(settings.tools_dir)
+    for each in custom.troubles:
+        _log.warning("custom tool left out", file=each.file, line=each.line, why=each.why)
+    if settings.tools_strict:
+        custom_check.refuse_troubles(settings.tools_dir, custom.troubles)
+    return custom
+
+
+def _load(folder: Path) -> Custom:
+    checked = custom_check.check(folder)
+    open_folder(folder)
+    tools: list[Tool] = []
+    troubles = list(checked.troubles)
+    for named in checked.good:
+        before = threads()
+        try:
+            tools.append(load_file(folder / named.file)[0])
+        except Broken as broken:
+            troubles.append(broken.trouble)
+        if threads() - before:
+            raise SettingsError(
+                f"TOOLS_DIR: {folder / named.file}:1: it starts threads when it is loaded, though not always"
+            )
+    return Custom(tuple(tools), tuple(troubles))
