@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from shared.calls import EndReason
 from shared.metrics import Oddity, PoolMetrics, PrefetchMetrics, RouterMetrics, Stage, Timing, UpgradeRefusal
+from shared.tool_metrics import ToolMetrics
 from shared.workers import Resource, WorkerState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,15 +18,14 @@ PACKAGES = ("router", "worker", "shared")
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 ENVIRONMENT_ROOMS = {
-    "shared/settings.py",  # through pydantic-settings
-    "worker/pool/generation.py",  # hands the environment on to the zygote, with the thread limits that must precede numpy
+    "shared/settings.py",  # through pydantic-settings; and hands it on to children, without what they must not know
 }
 REDIS_ROOMS = {"shared/redis_door.py"}
 LABELS = {
     "state", "worker", "resource", "stage", "end_reason", "oddity", "reason", "result", "route", "outcome", "le", "limit",
-    "provider", "cause",
+    "provider", "cause", "server",
 }  # fmt: skip
-"""Closed sets all: `worker` is a slot number. A call or a phone number is never one."""
+"""Closed sets all: `worker` is a slot number, `server` one of the agents file. A call or a phone number is never one."""
 
 PROSE = re.compile(r"^(Args|Returns|Yields|Parameters):$", re.MULTILINE)
 
@@ -144,6 +144,9 @@ def families() -> list[Metric]:
     router.upgrade(handed_off=True)
     router.prefetch_queued(queued=True)
     prefetch.prefetched("found", 1.0)
+    tools = ToolMetrics(made)
+    tools.host_up(up=True)
+    tools.server_up("crm", up=True)
     return list(made.collect())
 
 
