@@ -178,7 +178,7 @@ class PostgresDatabase:
         """Look into the tables, past all rights: for what a test expects to be stored."""
         with psycopg.connect(self.dsn, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
             found = connection.execute(query.encode(), values)
-            return found.fetchall() if found.description else []
+            return found.fetchall() if found.description is not None else []
 
 
 class NoSuchFunction(Exception):  # what PostgREST calls PGRST202

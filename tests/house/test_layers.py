@@ -80,7 +80,8 @@ def test_rq_is_imported_in_its_rooms_only() -> None:
 def test_twilios_sdk_belongs_to_the_router_and_the_message_job_and_the_providers_to_the_worker() -> None:
     assert {room for room in rooms("twilio") if not room.startswith("router/")} == {"worker/jobs/twilio_client.py"}
     assert {room for room in rooms("openai") | rooms("cartesia") if not room.startswith("worker/providers/")} == set()
-    assert {room for room in rooms("supabase") if not room.startswith(("worker/prefetcher", "worker/jobs/"))} == set()
+    asking = ("worker/prefetcher", "worker/jobs/", "worker/tools/database")
+    assert {room for room in rooms("supabase") if not room.startswith(asking)} == set()
 
 
 @pytest.mark.parametrize("path", PURE)

@@ -122,6 +122,7 @@ class DataApi:
                 body=(await request.body()).decode(errors="replace"),
                 prefer=request.headers.get("prefer"),
                 retry=request.headers.get("x-retry-count"),
+                connection=request.state.connection,
             )
             key = request.headers.get("apikey")
             if not key or (settings.api_key and key != settings.api_key):
