@@ -105,10 +105,9 @@ async def test_the_functions_of_the_migrations_are_called_by_name(api: Standin, 
 
 async def test_calls_share_a_connection_that_was_opened_before(api: Standin) -> None:
     async with asking(api.url) as database:
-        warming = asyncio.create_task(database.keep_warm())
-        await asked(api, 1)
+        await database.warm()
         await database.call("message_of", {"p_key": "x"})
-        warming.cancel()
+        await database.warm()
         log = (await api.state())["log"]
     assert json.loads(log[0]["body"]) == {"p_phone": dataapi.NOBODY}
     assert len({entry["connection"] for entry in log}) == 1

@@ -73,7 +73,6 @@ class SupabaseDatabase:
         )
         self._http = httpx.AsyncClient(transport=_Bounded(transport), timeout=timeout_s, headers=HEADERS)
         self._client: AsyncClient | None = None
-        self._away = False
 
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         """Call a function and give its JSON document.
@@ -101,21 +100,29 @@ class SupabaseDatabase:
             why = failed(error)
             raise ServiceTrouble(f"{function}: {why}", maybe_done=progress.sent and not why.refused) from None
 
+    async def warm(self) -> None:
+        """Open the connection, or keep it open, with a question about nobody.
+
+        Raises:
+            ServiceTrouble: as for a real question: also a wrong key or a missing function show here.
+        """
+        await self.call(CONTEXT_FUNCTION, {"p_phone": NOBODY})
+
     async def keep_warm(self) -> None:
-        """Open the connection and keep it open with questions about nobody, until cancelled; failures are only logged."""
-        wait_s = random.uniform(0.5, 1.0) * WARM_EVERY_S  # noqa: S311 - spreads the pools of a machine
+        """Warm it again and again until cancelled; that it does not answer is logged, and that it does again."""
+        away = False
         while True:
             try:
-                await self.call(CONTEXT_FUNCTION, {"p_phone": NOBODY})
+                await self.warm()
             except ServiceTrouble as error:
-                if not self._away:
+                if not away:
                     _log.warning("database is away", why=str(error))
-                self._away = True
+                away = True
             else:
-                if self._away:
+                if away:
                     _log.info("database is back")
-                self._away = False
-            await asyncio.sleep(wait_s)
+                away = False
+            await asyncio.sleep(WARM_EVERY_S * random.uniform(0.8, 1.0))  # noqa: S311 - spreads the pools of a machine
 
     async def close(self) -> None:
         """Close the connection."""
