@@ -71,7 +71,7 @@ def words_for(error: ValidationError, tool: Tool) -> str:
         if problem["type"] == "missing":
             words = "is missing: ask the caller for it"
         problems.append(f"{name}: {words}" if name else words)
-    return f"{tool.name} was not run. " + "; ".join(problems)
+    return f"{tool.name} was not run. " + "; ".join(problems).rstrip(".") + "."
 
 
 def fit(result: Any) -> dict[str, Any]:

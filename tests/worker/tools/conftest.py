@@ -1,0 +1,42 @@
+"""The front desk of the tool tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.worker.tools.desk import ANA, BOB, Desk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.postgres import Postgres, PostgresDatabase
+
+
+@pytest.fixture
+def empty(database: PostgresDatabase) -> Desk:
+    """Give a desk that knows nobody; Ana calls."""
+    return Desk(database)
+
+
+@pytest.fixture
+def desk(empty: Desk) -> Desk:
+    """Give a desk that knows Ana, who calls, and Bob."""
+    return _knowing(empty)
+
+
+@pytest.fixture(scope="module")
+def quiet_desk(postgres: Postgres) -> Iterator[Desk]:
+    """Give a desk that knows both, one for all tests of a file, which must not change anything: each saves 0.1 s."""
+    from tests.postgres import PostgresDatabase  # 0.3 s, for those who ask
+
+    dsn = postgres.fresh()
+    yield _knowing(Desk(PostgresDatabase(dsn)))
+    postgres.drop(dsn)
+
+
+def _knowing(desk: Desk) -> Desk:
+    desk.knows(ANA, "Ana Souza")
+    desk.knows(BOB, "Bob")
+    return desk

@@ -1,0 +1,211 @@
+"""Appointments on a real database: booked once, never twice, moved and cancelled, and said in words."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.worker.tools.desk import ANA, BOB, CLINIC, Desk, at, exact, tuesday, words
+from worker.tools.services import ServiceTrouble
+
+APPOINTMENTS = """
+select c.phone, a.starts_at, a.ends_at, a.status, a.request_key
+from appointments a join customers c on c.id = a.customer_id order by a.id
+"""
+
+
+async def book(desk: Desk, clock: str = "15:00", caller: str = ANA, request_id: str = "") -> dict[str, Any]:
+    """Book as a caller."""
+    return await replace(desk, caller=caller).run("book_appointment", request_id, starts_at=at(clock))
+
+
+async def test_a_free_time_is_booked_in_the_zone_of_the_business(desk: Desk) -> None:
+    result = await desk.run("book_appointment", "call_b", starts_at=at("15:00"), notes=" check-up\n")
+    appointment = result["appointment"]
+    assert result["status"] == "booked"
+    assert appointment == {
+        "id": appointment["id"], "when": words("15:00"), "begins_at": f"{at('15:00')}-03:00", "notes": "check-up",
+    }  # fmt: skip
+    (row,) = desk.database.rows(APPOINTMENTS)
+    starts = datetime.fromisoformat(exact("15:00"))
+    assert (row["phone"], row["starts_at"], row["ends_at"]) == (ANA, starts, starts + timedelta(minutes=30))
+    assert row["request_key"] == f"{desk.call_sid}:call_b"
+
+
+async def test_of_twenty_callers_at_once_one_gets_the_time_and_nineteen_are_told_that_it_is_taken(empty: Desk) -> None:
+    callers = [f"+55119876543{number:02}" for number in range(20)]
+    for number in callers:
+        empty.knows(number, "Somebody")
+    results = await asyncio.gather(*(book(empty, caller=number) for number in callers))
+    booked = [result for result in results if result.get("status") == "booked"]
+    refused = [result for result in results if "error" in result]
+    assert (len(booked), len(refused)) == (1, 19)
+    for result in refused:
+        assert result["error"] == f"{words('15:00')} is taken. Suggest another time."
+        (day,) = result["free"]
+        assert day["suggest"] == ["14:00", "14:30", "15:30"]
+    assert len(empty.database.rows(APPOINTMENTS)) == 1
+
+
+async def test_a_request_that_comes_again_books_once_and_gets_the_same_answer(desk: Desk) -> None:
+    first = await book(desk, request_id="call_x")
+    again = await asyncio.gather(*(book(desk, request_id="call_x") for _ in range(5)))
+    assert first["status"] == "booked"
+    assert again == [first] * 5
+    assert len(desk.database.rows(APPOINTMENTS)) == 1
+
+
+async def test_requests_with_one_key_at_the_same_time_book_once(desk: Desk) -> None:
+    results = await asyncio.gather(*(book(desk, request_id="call_x") for _ in range(8)))
+    assert results[0]["status"] == "booked"
+    assert results == [results[0]] * 8
+    assert len(desk.database.rows(APPOINTMENTS)) == 1
+
+
+async def test_what_a_customer_has_already_is_said_to_be_booked(desk: Desk) -> None:
+    await book(desk)
+    again = await book(desk)
+    assert again["status"] == "was booked already"
+    assert len(desk.database.rows(APPOINTMENTS)) == 1
+
+
+@pytest.mark.parametrize("clock", ["10:00", "10:30"])
+async def test_a_time_that_overlaps_anothers_appointment_is_taken(desk: Desk, clock: str) -> None:
+    await desk.staff_books(BOB, exact("10:10"), exact("10:50"))
+    assert (
+        await desk.error("book_appointment", starts_at=at(clock)) == f"{words(clock)} is taken. Suggest another time."
+    )
+    assert (await book(desk, "11:00"))["status"] == "booked"
+
+
+async def test_what_is_taken_is_not_free_and_what_is_cancelled_is_free_again(desk: Desk) -> None:
+    await desk.staff_books(BOB, exact("10:10"), exact("10:50"))
+    (day,) = (await desk.run("list_free_slots", day=str(tuesday())))["free"]
+    assert day["free"] == ["09:00 to 09:30", "11:00 to 12:00", "14:00 to 17:30"]
+    await replace(desk, caller=BOB).run("cancel_calendar_event")
+    (day,) = (await desk.run("list_free_slots", day=str(tuesday())))["free"]
+    assert day["free"] == ["09:00 to 12:00", "14:00 to 17:30"]
+
+
+async def test_every_suggested_time_can_be_booked_as_it_is_written(desk: Desk) -> None:
+    result = await desk.run("list_free_slots", day="tuesday", part="morning")
+    (day,) = result["free"]
+    assert day["suggest"] == ["09:00", "09:30", "10:00", "10:30", "11:00", "11:30"]  # 12:00 is in the afternoon
+    assert day["free"] == ["09:00 to 11:30"]
+    for clock in day["suggest"]:
+        booked = await desk.run("book_appointment", starts_at=f"{day['date']}T{clock}")
+        assert booked["status"] == "booked"
+        assert booked["appointment"]["when"] == f"{day['day']} at {clock}"
+
+
+async def test_without_a_day_the_next_days_with_free_times_are_told(desk: Desk) -> None:
+    days = (await desk.run("list_free_slots"))["free"]
+    assert len(days) == 3
+    assert [day["date"] for day in days] == sorted(day["date"] for day in days)
+    assert all(1 <= len(day["suggest"]) <= 2 for day in days)
+
+
+async def test_a_day_that_is_full_is_told_with_the_next_ones(desk: Desk) -> None:
+    await desk.staff_books(BOB, exact("08:00"), exact("19:00"))
+    result = await desk.run("list_free_slots", day=str(tuesday()))
+    assert result["note"].startswith(f"Nothing is free on {words('9').removesuffix(' at 9')}. ")
+    assert result["free"][0]["date"] == str(tuesday() + timedelta(days=1))
+    taken = await desk.run("book_appointment", starts_at=at("15:00"))
+    assert taken["free"][0]["date"] == str(tuesday() + timedelta(days=1))
+
+
+async def test_a_closed_day_is_told_with_the_next_ones(desk: Desk) -> None:
+    sunday = tuesday() + timedelta(days=5)
+    result = await desk.run("list_free_slots", day=str(sunday))
+    assert result["note"].startswith("The business is closed on Sunday ")
+    assert result["free"][0]["date"] == str(sunday + timedelta(days=1))
+
+
+async def test_two_full_weeks_are_told_in_a_sentence(desk: Desk) -> None:
+    await desk.staff_books(BOB, exact("00:00"), f"{tuesday() + timedelta(days=30)}T00:00:00-03:00")
+    sentence = await desk.error("list_free_slots", day=str(tuesday()))
+    assert "Nothing is free in the two weeks after it." in sentence
+
+
+async def test_an_appointment_is_moved_and_stays_as_long_as_it_is(desk: Desk) -> None:
+    await desk.staff_books(ANA, exact("10:00"), exact("11:00"))
+    result = await desk.run("reschedule_appointment", "call_m", new_time=at("16:00"))
+    assert result["status"] == "rescheduled"
+    assert result["appointment"]["when"] == words("16:00")
+    assert await desk.run("reschedule_appointment", "call_m", new_time=at("16:00")) == result
+    (row,) = desk.database.rows(APPOINTMENTS)
+    assert (row["starts_at"], row["ends_at"]) == tuple(
+        datetime.fromisoformat(exact(clock)) for clock in ("16:00", "17:00")
+    )
+
+
+async def test_an_appointment_keeps_its_time_when_the_new_one_is_taken(desk: Desk) -> None:
+    await desk.staff_books(ANA, exact("10:00"), exact("10:30"))
+    await desk.staff_books(BOB, exact("16:00"), exact("16:30"))
+    result = await desk.run("reschedule_appointment", new_time=at("16:00"))
+    assert result["error"] == f"{words('16:00')} is taken. Suggest another time."
+    assert result["free"][0]["suggest"] == ["15:00", "15:30", "16:30"]
+    assert [row["starts_at"].astimezone(UTC).hour for row in desk.database.rows(APPOINTMENTS)] == [13, 19]
+
+
+async def test_which_appointment_is_meant_is_asked_when_there_are_several(desk: Desk) -> None:
+    ids = [await desk.staff_books(ANA, exact(f"{hour}:00"), exact(f"{hour}:30")) for hour in (10, 11, 15)]
+    for name, arguments in (("cancel_calendar_event", {}), ("reschedule_appointment", {"new_time": at("17:00")})):
+        result = await desk.run(name, **arguments)
+        assert result["error"] == "There are several appointments. Ask the caller which one is meant."
+        assert [each["when"] for each in result["appointments"]] == [words(c) for c in ("10:00", "11:00", "15:00")]
+        assert [each["id"] for each in result["appointments"]] == ids
+    by_id = await desk.run("cancel_calendar_event", appointment_id=ids[0])
+    assert (by_id["status"], by_id["appointment"]["when"]) == ("cancelled", words("10:00"))
+    by_time = await desk.run("cancel_calendar_event", begins_at=at("11:00"))
+    assert (by_time["status"], by_time["appointment"]["when"]) == ("cancelled", words("11:00"))
+    written_back = await desk.run(
+        "reschedule_appointment", begins_at=result["appointments"][2]["begins_at"], new_time=at("17:00")
+    )
+    assert (written_back["status"], written_back["appointment"]["id"]) == ("rescheduled", ids[2])
+
+
+async def test_an_appointment_is_cancelled_once_and_that_is_said(desk: Desk) -> None:
+    await book(desk)
+    first = await desk.run("cancel_calendar_event", "call_c")
+    assert (first["status"], first["appointment"]["when"]) == ("cancelled", words("15:00"))
+    assert await desk.run("cancel_calendar_event", "call_c") == first
+    again = await desk.run("cancel_calendar_event", begins_at=at("15:00"))
+    assert again["status"] == "was cancelled before"
+    assert await desk.error("cancel_calendar_event") == "There is no appointment to come under this number."
+
+
+async def test_nobody_touches_the_appointment_of_another_by_its_id(desk: Desk) -> None:
+    theirs = await desk.staff_books(BOB, exact("10:00"), exact("10:30"))
+    await desk.staff_books(ANA, exact("11:00"), exact("11:30"))
+    for name, arguments in (("cancel_calendar_event", {}), ("reschedule_appointment", {"new_time": at("17:00")})):
+        result = await desk.run(name, appointment_id=theirs, **arguments)
+        assert result["error"].startswith("There is no such appointment.")
+        assert [each["when"] for each in result["appointments"]] == [words("11:00")]
+    assert [row["status"] for row in desk.database.rows(APPOINTMENTS)] == ["booked", "booked"]
+
+
+async def test_each_agent_books_in_its_own_calendar(desk: Desk) -> None:
+    other = replace(desk, agent=msgspec.structs.replace(CLINIC, calendar="room 2"), caller=BOB)
+    assert (await book(desk))["status"] == "booked"
+    assert (await other.run("book_appointment", starts_at=at("15:00")))["status"] == "booked"
+
+
+async def test_a_taken_time_is_told_even_when_nothing_else_can_be_looked_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.staff_books(BOB, exact("15:00"), exact("15:30"))
+    ask = desk.database.call
+
+    async def half(function: str, arguments: object) -> object:
+        if function == "busy_between":
+            raise ServiceTrouble("gone")
+        return await ask(function, arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(desk.database, "call", half)
+    assert await book(desk) == {"error": f"{words('15:00')} is taken. Suggest another time."}
