@@ -39,6 +39,7 @@ class Process(StrEnum):
     POOL = "pool"
     ZYGOTE = "zygote"  # and the workers it forks
     TOOL_HOST = "tool_host"
+    MCP_SERVER = "mcp_server"
     PREFETCHER = "prefetcher"
 
 
@@ -47,14 +48,33 @@ REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
     Process.POOL: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
     Process.ZYGOTE: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
     Process.TOOL_HOST: (),
+    Process.MCP_SERVER: (),
     Process.PREFETCHER: (),
 }
 
 WITHHELD: Final[dict[Process, frozenset[str]]] = {
     Process.ZYGOTE: frozenset(
-        {"supabase_secret_key", "twilio_auth_token", "ticket_key", "console_token", "records_webhook_secret"}
+        {
+            "supabase_secret_key",
+            "twilio_auth_token",
+            "ticket_key",
+            "console_token",
+            "mcp_token",
+            "records_webhook_secret",
+        }
     ),
     Process.TOOL_HOST: frozenset(
+        {
+            "openai_api_key",
+            "cartesia_api_key",
+            "twilio_auth_token",
+            "ticket_key",
+            "console_token",
+            "mcp_token",
+            "records_webhook_secret",
+        }
+    ),
+    Process.MCP_SERVER: frozenset(
         {
             "openai_api_key",
             "cartesia_api_key",
@@ -120,6 +140,7 @@ class Settings(BaseSettings):
     agents_file: Path | None = None
     tools_dir: Path | None = None
     tools_strict: bool = False
+    mcp_token: Secret = SecretStr("")
     whatsapp_from: Text = Field(default="", pattern=r"^(\+[1-9][0-9]{6,14})?$")
     whatsapp_template_sid: Text = Field(default="", pattern=r"^(HX[0-9a-fA-F]{32})?$")
 
@@ -262,7 +283,7 @@ class Settings(BaseSettings):
 def _signs(secret: str) -> bool:
     """Say whether a secret is one to sign webhooks with. Source: Standard Webhooks specification, "Signature scheme"."""
     try:
-        return 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64  # noqa: PLR2004 - its bytes
+        return secret == NOTHING or 24 <= len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) <= 64  # noqa: PLR2004 - its bytes
     except binascii.Error:
         return False
 
