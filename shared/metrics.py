@@ -105,6 +105,13 @@ class UpgradeRefusal(StrEnum):
     NO_POOL = "no_pool"
 
 
+class ReloadOutcome(StrEnum):
+    """What became of a change of agents, tools or clips."""
+
+    DONE = "done"
+    REFUSED = "refused"
+
+
 class HoldOutcome(StrEnum):
     """What became of a caller who was to wait for a worker."""
 
@@ -199,6 +206,7 @@ class PoolMetrics:
         self._retries = Counter(
             "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
         )
+        self._reloads = Counter("offhook_reloads", "Changes of agents, tools or clips", ["outcome"], registry=registry)
         self._begin(slots)
 
     def _begin(self, slots: int) -> None:
@@ -209,6 +217,8 @@ class PoolMetrics:
             self._failovers.labels(loss, outcome)
         for provider, cause in itertools.product(PROVIDERS, Setback):
             self._retries.labels(provider, cause)
+        for reload in ReloadOutcome:
+            self._reloads.labels(reload)
         for reason in EndReason:
             self._calls.labels(reason)
         for oddity in Oddity:
@@ -291,6 +301,10 @@ class PoolMetrics:
     def records_lost(self, count: int) -> None:
         """Count records of calls that nobody will have."""
         self._records_lost.inc(count)
+
+    def reloaded(self, outcome: ReloadOutcome) -> None:
+        """Count a change of agents, tools or clips."""
+        self._reloads.labels(outcome).inc()
 
     def redis_up(self, *, up: bool) -> None:
         """Show whether Redis answers."""

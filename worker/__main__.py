@@ -5,21 +5,19 @@ import asyncio
 import contextlib
 import gc
 import secrets
-from collections.abc import Mapping
+import signal
 from typing import Final
 
 from shared import logs, rlimits, settings
-from shared.agents import Agents
-from shared.agents_file import load_agents
-from shared.clips import Clip, load_clip, load_manifest
-from shared.errors import ClipError, OffhookError, SettingsError
+from shared.errors import OffhookError
 from shared.metrics import registry
-from shared.settings import Process, Settings
+from shared.settings import Process
 from shared.workers import PoolId
-from worker.call.greeting import BRIDGING
 from worker.pool import door, http
+from worker.pool.checking import check
 from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
+from worker.tools import custom_check
 
 DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the environment."
 
@@ -27,12 +25,14 @@ DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the envi
 def main() -> None:
     """Check everything, open what is listened on, run the pool."""
     rlimits.take()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a pool that has something to read anew
     parser = argparse.ArgumentParser(prog="python -m worker", description=DESCRIPTION)
     parser.add_argument("--child", default=CHILD, help="the module that runs in each worker (tests replace it)")
     options = parser.parse_args()
     try:
         configured = settings.load(Process.POOL)
-        agents, bridging = checked(configured)
+        checked = check(configured)
+        custom_check.before_start(configured)
         pool = PoolId(configured.pool_id or secrets.token_hex(4))
         with contextlib.ExitStack() as opened:
             http_socket = opened.enter_context(http.listen(configured.pool_metrics_host, configured.pool_metrics_port))
@@ -42,57 +42,14 @@ def main() -> None:
         settings.refuse(error)
     logs.configure(configured.log_level, process="pool", pool=pool)
     gc.freeze()  # a full collection would look at 100,000 objects that never go, while somebody's upgrade waits
-    given = Given(configured, agents, pool, door_socket, http_socket, registry(), options.child, bridging)
+    given = Given(
+        configured, checked.agents, pool, door_socket, http_socket, registry(), options.child, checked.bridging
+    )
     asyncio.run(_run(given))
 
 
 async def _run(given: Given) -> None:
     await Pool(given).run()
-
-
-def checked(configured: Settings) -> tuple[Agents, Clip | None]:
-    """Read the agents file and every clip it or the settings need; also the clip for callers who wait for a worker.
-
-    Raises:
-        SettingsError: one line for each problem found.
-    """
-    problems: list[str] = []
-    agents = Agents(default=load_agents(None).default)
-    clips: Mapping[str, Clip] = {}
-    try:
-        agents = load_agents(configured.agents_file)
-    except SettingsError as error:
-        problems += str(error).splitlines()
-    try:
-        clips = load_manifest(configured.assets_dir)
-    except ClipError as error:
-        problems += str(error).splitlines()
-    else:
-        problems += _greeting_problems(configured, agents, clips)
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return agents, clips.get(BRIDGING)
-
-
-def _greeting_problems(configured: Settings, agents: Agents, clips: Mapping[str, Clip]) -> list[str]:
-    if not configured.greeting_audio_enabled:
-        return []
-    wanted = {"GREETING_AUDIO_CLIP": configured.greeting_audio_clip}
-    for agent in {
-        agents.default.name: agents.default,
-        **{each.name: each for each in agents.by_number.values()},
-    }.values():
-        if agent.greeting_clip:
-            wanted[f"AGENTS_FILE: agent {agent.name}"] = agent.greeting_clip
-    problems: list[str] = []
-    for who, name in wanted.items():
-        if name in clips:
-            continue
-        try:
-            load_clip(configured.assets_dir / name)
-        except ClipError as error:
-            problems.append(f"{who}: {error}")
-    return problems
 
 
 if __name__ == "__main__":

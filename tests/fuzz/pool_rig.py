@@ -140,7 +140,11 @@ class HandZygote:
     """Stands in for `generation.Generation`: it has ears, and children are born when the test says so."""
 
     born: Callable[[WorkerId, socket.socket], None]
+    number: int
+    agents: Agents
     alive: bool = True
+    gone: bool = False
+    idle: bool = False
     pid: int = 0
     killed: bool = False
 
@@ -153,6 +157,14 @@ class HandZygote:
     def kill(self) -> None:
         """Note the kill."""
         self.killed = True
+
+    def reaped(self, _pid: int) -> WorkerId | None:
+        """Know nobody by a process."""
+        return None
+
+    def dismiss(self) -> None:
+        """Leave."""
+        self.alive = False
 
     async def leave(self) -> None:
         """Leave."""
@@ -200,8 +212,8 @@ class Rig:
         self._left.enter_context(mock.patch.object(worker.pool.pool, "secrets", hand_secrets))
 
     def _take_processes(self) -> None:
-        def zygote(*_: Any) -> HandZygote:
-            self.zygote = HandZygote(self._asked)
+        def zygote(number: int, agents: Agents, *_: Any) -> HandZygote:
+            self.zygote = HandZygote(self._asked, number, agents)
             return self.zygote
 
         self.watch = HandWatch()
@@ -257,28 +269,32 @@ class Rig:
 
     def zygote_alive(self) -> None:
         """Have the zygote say that it has loaded."""
-        self.do(lambda: self.pool._nursery._told(Alive(warm_s=1.0, threads=1), []))
+        self._hear(Alive(warm_s=1.0, threads=1))
 
     def zygote_dies(self) -> None:
         """End the zygote; what it was asked and had not done is never done."""
-        self.zygote.alive = False
+        self.zygote.alive, self.zygote.gone = False, True
         unborn = [player for player in self.players.values() if player.pidfd is None]
         for player in unborn:
             player.close()
             del self.players[player.id]
-        self.do(self.pool._nursery._lost)
+        self.do(lambda: self.pool._nursery.lost(cast("Any", self.zygote)))
 
     def birth(self, player: Player) -> None:
         """Have the zygote fork a worker; its descriptor of the process is any."""
         player.pidfd = os.open("/dev/null", os.O_RDONLY)
         message = Forked(worker=player.id, pid=NO_PID + len(self.watch.gone))
-        self.do(lambda: self.pool._nursery._told(message, [cast("int", player.pidfd)]))
+        self._hear(message, player.pidfd)
 
     def stillbirth(self, player: Player) -> None:
         """Have the zygote refuse a fork."""
         del self.players[player.id]
         player.close()
-        self.do(lambda: self.pool._nursery._told(ForkRefused(worker=player.id, why="as told"), []))
+        self._hear(ForkRefused(worker=player.id, why="as told"))
+
+    def _hear(self, message: Message, *fds: int) -> None:
+        """Have the pool hear its zygote."""
+        self.do(lambda: self.pool._nursery.told(cast("Any", self.zygote), message, list(fds)))
 
     def death(self, player: Player) -> None:
         """End a worker's process: its descriptors close, and its pidfd fires, in this order or almost at once."""

@@ -297,3 +297,28 @@ def test_asking_again_after_doing_it_finds_nothing_new(workers: list[Seen], view
     after += [Seen(WorkerId(f"new-{n}"), S.SPAWNED, NOW) for n in range(spawns(first.actions))]
     again = decide(after, view)
     assert not {a.worker for a in again.actions if not isinstance(a, Spawn)} & set(actions)
+
+
+def test_a_worker_of_the_newest_generation_is_chosen_before_one_that_parked_first() -> None:
+    former = Candidate(WorkerId("former"), 1.0, NOW, outdated=True)
+    young, silent = Candidate(WorkerId("young"), 2.0, NOW), Candidate(WorkerId("silent"), 0.0, NOW - 3)
+    assert choose([former, young, silent], NOW) == "young"
+    assert choose([former, silent], NOW) == "former", "an old answer is better than none"
+
+
+def test_outdated_workers_are_replaced_one_by_one_and_never_with_fewer_ready() -> None:
+    """As in the pool: what is forked is ready in the next step, and leaves when it is told to."""
+    workers = [seen(number, S.READY, recycle_at=-math.inf) for number in range(4)]
+    number, least = 10, 4
+    for _ in range(40):
+        for action in decide(workers, VIEW).actions:
+            match action:
+                case Spawn():
+                    workers.append(seen(number, S.WARMING))
+                    number += 1
+                case Retire(worker=name):
+                    workers = [each for each in workers if each.worker != name]
+        least = min(least, sum(each.state is S.READY for each in workers))
+        workers = [replace(each, state=S.READY) for each in workers]
+    assert least == 4
+    assert [each.recycle_at for each in workers] == [math.inf] * 4

@@ -230,7 +230,7 @@ def house(book: Book) -> House:
         book.end(call, reason, 0.0)
 
     return House(
-        pool=PoolId("p"), boot="b", agents=Agents(default=Agent()), stt_most=0, recycle_after_s=60.0, roster=roster,
+        pool=PoolId("p"), boot="b", agents=lambda: Agents(default=Agent()), stt_most=0, recycle_after_s=60.0, roster=roster,
         book=book, keeper=Keeper(), customers=Customers(book, roster, None), metrics=metrics, ended=ended,
         changed=lambda: None,
     )  # fmt: skip

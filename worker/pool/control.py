@@ -105,7 +105,7 @@ class Control:
             trace_id=ask.call.trace_id,
             expires_at=int(time.time() + ask.ttl_s),
         )
-        call = Call(ask.call, house.agents.serving(ask.call.called), ticket, now, now + ask.ttl_s)
+        call = Call(ask.call, worker.agents.serving(ask.call.called), ticket, now, now + ask.ttl_s)
         house.book.add(call)
         house.book.step(call, CallEvent.RESERVE)
         self._promise(call, worker, now)
@@ -118,6 +118,7 @@ class Control:
         call.worker = None
         worker = self._house.roster.choose(time.monotonic())
         if worker is not None:
+            call.agent = worker.agents.serving(call.incoming.called)
             self._promise(call, worker, time.monotonic())
             self._house.customers.repeat(call)
         else:
@@ -223,7 +224,7 @@ class Control:
             incoming = IncomingCall(
                 call_sid=ticket.call_sid, caller="", called="", trace_id=ticket.trace_id, attempt=ticket.attempt
             )
-            call = Call(incoming, house.agents.default, ticket, now)
+            call = Call(incoming, house.agents().default, ticket, now)
             house.book.step(call, CallEvent.RESERVE)
             return call
         if call.state is CallState.PROMISED:

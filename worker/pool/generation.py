@@ -1,6 +1,7 @@
 """The pool's side of its zygote: starting one, asking it to fork, noticing that it is gone.
 
-Each start is a generation. Workers of a former one are not touched when it dies.
+Each start is a generation. Workers of a former one are not touched when it dies. One that was replaced stays until the last
+of its workers is gone, because it waits for their ends: nobody else can, and they would stay in the table of processes.
 """
 
 import asyncio
@@ -8,13 +9,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from shared import logs
+from shared.agents import Agents
 from shared.channel import Channel
 from shared.framing import FROM_ZYGOTE
-from shared.messages import Alive, Fork
+from shared.messages import Alive, Fork, Forked, ForkRefused
+from shared.settings import Process, environment
 from shared.workers import WorkerId
 from worker.pool.watch import Watch
 
@@ -35,21 +37,42 @@ CHILD_ENVIRONMENT: Final = {
 _log = logs.get(__name__)
 
 
+class Parent(Protocol):
+    """Who hears of a zygote: the nursery."""
+
+    def told(self, generation: "Generation", message: Any, fds: list[int]) -> None:
+        """Take a message of a zygote, with its descriptors."""
+
+    def lost(self, generation: "Generation") -> None:
+        """Note, once, that a zygote's process is gone."""
+
+
 class Generation:
-    """One zygote, from its start to its end. `told` gets its messages; `lost` is called once when its process is gone."""
+    """One zygote, from its start to its end.
+
+    `number` tells it from the others; `agents` are those its workers serve.
+    """
 
     def __init__(
-        self, child: str, watch: Watch, told: Callable[[Any, list[int]], None], lost: Callable[[], None]
+        self,
+        number: int,
+        agents: Agents,
+        child: str,
+        watch: Watch,
+        parent: Parent,
     ) -> None:
+        self.number = number
+        self.agents = agents
         self._watch = watch
-        self._told = told
-        self._lost = lost
+        self._parent = parent
+        self._unborn: set[WorkerId] = set()
+        self._children: dict[int, WorkerId] = {}
         self.alive = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "worker.pool.zygote", "--control-fd", str(theirs.fileno()), "--child", child],
-                env={**os.environ, **CHILD_ENVIRONMENT},
+                env={**environment(Process.ZYGOTE), **CHILD_ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # so that Ctrl-C reaches the pool alone, which drains
@@ -65,18 +88,41 @@ class Generation:
         """The zygote's process."""
         return self._process.pid
 
+    @property
+    def gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._gone.is_set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it was asked for nothing that it has not done, and has no child that it has not waited for."""
+        return not self._unborn and not self._children
+
+    def reaped(self, pid: int) -> WorkerId | None:
+        """Note that it has waited for a child; gives the worker that ran in it."""
+        return self._children.pop(pid, None)
+
     def fork(self, worker: WorkerId, channel_fd: int) -> bool:
         """Ask for a worker that gets this end of its channel; False when the zygote cannot be reached."""
-        return self._channel.send(Fork(worker=worker), channel_fd)
+        asked = self._channel.send(Fork(worker=worker), channel_fd)
+        if asked:
+            self._unborn.add(worker)
+        return asked
 
     def kill(self) -> None:
         """End it now: it hangs."""
         self._watch.kill(self._pidfd)
 
+    def dismiss(self) -> None:
+        """Let it go: it leaves at the end of its control socket, or is killed. Asking again changes nothing."""
+        if self._channel.open:
+            self._limit.cancel()
+            self._channel.close()
+            self._limit = asyncio.get_running_loop().call_later(LEAVE_LIMIT_S, self.kill)
+
     async def leave(self) -> None:
-        """Let it go: it leaves at the end of its control socket, or is killed."""
-        self._limit.cancel()
-        self._channel.close()
+        """Let it go, and wait until it has gone."""
+        self.dismiss()
         try:
             async with asyncio.timeout(LEAVE_LIMIT_S):
                 await self._gone.wait()
@@ -85,10 +131,16 @@ class Generation:
             await self._gone.wait()
 
     def _receive(self, message: Any, fds: list[int]) -> None:
-        if isinstance(message, Alive):
-            self._limit.cancel()
-            self.alive = True
-        self._told(message, fds)
+        match message:
+            case Alive():
+                self._limit.cancel()
+                self.alive = True
+            case Forked():
+                self._unborn.discard(message.worker)
+                self._children[message.pid] = message.worker
+            case ForkRefused():
+                self._unborn.discard(message.worker)
+        self._parent.told(self, message, fds)
 
     def _silent(self, why: str) -> None:
         if why:
@@ -102,4 +154,4 @@ class Generation:
         self._limit.cancel()
         self._channel.close()
         self._gone.set()
-        self._lost()
+        self._parent.lost(self)

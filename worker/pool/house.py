@@ -19,6 +19,7 @@ class House:
     """The parts of one pool.
 
     Attributes:
+        agents: gives whom workers that are forked now serve.
         boot: the nonce of this life of the pool, as in tickets.
         stt_most: how many workers may hold an STT connection (those given to a call); 0 for any number.
         recycle_after_s: how long a worker stays parked.
@@ -28,7 +29,7 @@ class House:
 
     pool: PoolId
     boot: str
-    agents: Agents
+    agents: Callable[[], Agents]
     stt_most: int
     recycle_after_s: float
     roster: Roster

@@ -1,6 +1,8 @@
 """The nursery: where workers come from. It keeps a zygote alive, has it fork, and ends what must be ended.
 
-A dead zygote is replaced after a pause; the workers it forked are not touched: their pidfds are the pool's.
+A dead zygote is replaced after a pause; the workers it forked are not touched: their pidfds are the pool's. So it is when
+there is something new to load: a second zygote loads it beside the first, and takes its place only when it has loaded it.
+The workers of the former generation are outdated then: parked ones are replaced by the plan, calls in progress go on.
 """
 
 import asyncio
@@ -13,18 +15,19 @@ import time
 from typing import Any, Final
 
 from shared import logs
+from shared.agents import Agents
 from shared.channel import Channel, close_all
 from shared.framing import FROM_WORKER
 from shared.messages import Alive, Forked, ForkRefused, Reaped, WarmFailed
 from shared.metrics import Loss
-from shared.workers import WorkerEvent, WorkerId, WorkerState
+from shared.workers import WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.crew import Crew
 from worker.pool.generation import Generation
 from worker.pool.house import House
 from worker.pool.pulse import Pulse
 from worker.pool.roster import Worker
-from worker.pool.troubles import Troubles
+from worker.pool.troubles import Trouble, Troubles
 from worker.pool.watch import Watch
 
 _UNREADY: Final = frozenset({WorkerState.SPAWNED, WorkerState.WARMING})
@@ -33,10 +36,11 @@ _log = logs.get(__name__)
 
 
 class Nursery:
-    """Makes and ends workers' processes. `child` is the module that runs in them."""
+    """Makes and ends workers' processes. `child` is the module that runs in them, `agents` are whom the first ones serve."""
 
-    def __init__(self, child: str, house: House, crew: Crew, troubles: Troubles) -> None:
+    def __init__(self, child: str, agents: Agents, house: House, crew: Crew, troubles: Troubles) -> None:
         self._child = child
+        self._agents = agents
         self._roster = house.roster
         self._metrics = house.metrics
         self._changed = house.changed
@@ -45,8 +49,11 @@ class Nursery:
         self._watch = Watch()
         self._pulse = Pulse(house.roster, self._watch, self._stalled)
         self._zygote: Generation | None = None
+        self._coming: Generation | None = None
+        self._former: list[Generation] = []
+        self._outcome: asyncio.Future[Trouble | None] | None = None  # of the one that is coming
+        self._number = 0
         self._backoff = plan.Backoff()
-        self._by_pid: dict[int, WorkerId] = {}
         self._closing = False
 
     @property
@@ -54,33 +61,89 @@ class Nursery:
         """Whether a zygote is there to fork."""
         return self._zygote is not None and self._zygote.alive
 
+    @property
+    def agents(self) -> Agents:
+        """Whom workers that are forked now serve."""
+        return self._agents
+
     def start(self) -> None:
-        """Start a zygote, unless the pool is leaving."""
-        if not self._closing:
-            self._zygote = Generation(self._child, self._watch, self._told, self._lost)
-            _log.info("zygote started", pid=self._zygote.pid)
+        """Start a zygote, unless there is one or the pool is leaving."""
+        if not self._closing and (self._zygote is None or self._zygote.gone):
+            self._zygote = self._generation(self._agents)
+
+    async def renew(self, agents: Agents) -> Trouble | None:
+        """Start another zygote, which takes the place of the present one when it has loaded; gives why it has not.
+
+        One at a time. A renewal that is cancelled has changed nothing.
+        """
+        coming = self._coming = self._generation(agents)
+        self._outcome = asyncio.get_running_loop().create_future()
+        try:
+            return await self._outcome
+        finally:
+            self._outcome = None
+            if self._coming is coming:
+                self._coming = None
+                coming.kill()
 
     def close(self) -> None:
         """Start no other zygote: the pool drains."""
         self._closing = True
 
     async def leave(self) -> None:
-        """Let the zygote go, and watch nobody any more."""
-        if self._zygote is not None:
-            await self._zygote.leave()
+        """Let the zygotes go, and watch nobody any more."""
+        for generation in (self._zygote, self._coming, *self._former):
+            if generation is not None:
+                await generation.leave()
         self._pulse.close()
         self._watch.close()
 
-    def spawn(self) -> None:
-        """Have a worker forked."""
+    def spawn(self) -> Worker:
+        """Have a worker forked; gives it, though it is not born yet."""
         worker = self._roster.add(time.monotonic())
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         receive = functools.partial(self._crew.receive, worker)
         worker.channel = Channel(ours, FROM_WORKER, receive, functools.partial(self._silent, worker))
+        zygote = self._zygote
+        if zygote is not None:
+            worker.generation, worker.agents = zygote.number, zygote.agents
         with theirs:
-            asked = self._zygote is not None and self._zygote.fork(worker.id, theirs.fileno())
+            asked = zygote is not None and zygote.fork(worker.id, theirs.fileno())
         if not asked:
             self._unborn(worker, "the zygote is gone")
+        return worker
+
+    def _generation(self, agents: Agents) -> Generation:
+        self._number += 1
+        made = Generation(self._number, agents, self._child, self._watch, self)
+        _log.info("zygote started", pid=made.pid, generation=made.number)
+        return made
+
+    def _take_over(self, coming: Generation) -> None:
+        """Have workers forked by another zygote from now on."""
+        former, self._zygote, self._coming = self._zygote, coming, None
+        self._agents = coming.agents
+        if former is not None and not former.gone:
+            self._former.append(former)
+        for worker in self._roster:
+            worker.outdated = worker.generation != coming.number
+        self._settle_outcome(None)
+
+    def _refuse(self, trouble: Trouble) -> None:
+        """Give up a zygote that is coming; the first reason counts."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.kill()
+        self._settle_outcome(trouble)
+
+    def _settle_outcome(self, trouble: Trouble | None) -> None:
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(trouble)
+
+    def _dismiss_idle(self) -> None:
+        for generation in self._former:
+            if generation.idle:
+                generation.dismiss()
 
     def _unborn(self, worker: Worker, why: str) -> None:
         self._crew.fail(worker, "zygote", why)
@@ -91,8 +154,10 @@ class Nursery:
         worker.killed = True
         if worker.pidfd is not None:
             self._watch.kill(worker.pidfd)
-        elif why != "drain" and self._zygote is not None:
-            self._zygote.kill()  # it was asked for this worker and has not answered for half a minute
+        elif why != "drain":
+            for generation in (self._zygote, *self._former):
+                if generation is not None and generation.number == worker.generation:
+                    generation.kill()  # it was asked for this worker and has not answered for half a minute
         if worker.state in _UNREADY:
             if why == "drain":
                 self._roster.step(worker, WorkerEvent.FAIL, time.monotonic())
@@ -116,20 +181,27 @@ class Nursery:
             self._crew.leaving(worker)
         self._changed()
 
-    def _lost(self) -> None:
-        self._by_pid.clear()
+    def lost(self, generation: Generation) -> None:
+        """Do what follows from the end of a zygote."""
+        if generation in self._former:
+            self._former.remove(generation)
+        if generation is self._coming:
+            self._refuse(Trouble("zygote", "it ended before it had loaded", ""))
         for worker in self._roster:
-            if worker.pid is None:
+            if worker.pid is None and worker.generation == generation.number:
                 self._unborn(worker, "the zygote died")
-        if not self._closing:
+        if generation is self._zygote and not self._closing:
             now = time.monotonic()
             self._backoff = self._backoff.failed(now, secrets.randbelow(1000) / 1000)
             _log.error("zygote is gone, starting another", in_s=round(self._backoff.until - now, 2))
             asyncio.get_running_loop().call_at(self._backoff.until, self.start)
         self._changed()
 
-    def _told(self, message: Any, fds: list[int]) -> None:
+    def told(self, generation: Generation, message: Any, fds: list[int]) -> None:
+        """Take a message of a zygote."""
         match message:
+            case Alive() | WarmFailed() if generation is self._coming:
+                self._loaded(generation, message)
             case Forked() if len(fds) == 1:
                 self._born(message, fds.pop())
             case Alive():
@@ -138,6 +210,7 @@ class Nursery:
                     self._backoff = plan.Backoff()
                 else:
                     self._troubles.note("zygote", f"has {message.threads} threads", "", time.monotonic())
+                self._troubles.stand("loaded", message.problems)
             case ForkRefused():
                 worker = self._roster.get(message.worker)
                 if worker is not None:
@@ -147,11 +220,23 @@ class Nursery:
                 self._troubles.note(message.resource, message.detail, message.traceback, time.monotonic())
                 _log.error("zygote cannot load", resource=message.resource, detail=message.detail)
             case Reaped():
-                name, code = self._by_pid.pop(message.pid, None), os.waitstatus_to_exitcode(message.status)
+                name, code = generation.reaped(message.pid), os.waitstatus_to_exitcode(message.status)
                 if code:
                     _log.warning("worker exited", worker=name, pid=message.pid, code=code)
         close_all(fds)
+        self._dismiss_idle()
         self._changed()
+
+    def _loaded(self, coming: Generation, said: Alive | WarmFailed) -> None:
+        """Hear how a zygote that is to take over has loaded."""
+        if isinstance(said, WarmFailed):
+            self._refuse(Trouble(said.resource, said.detail, said.traceback))
+        elif said.threads != 1:
+            self._refuse(Trouble("zygote", f"has {said.threads} threads", ""))
+        else:
+            self._troubles.stand("loaded", said.problems)
+            _log.info("zygote takes over", generation=coming.number, warm_s=round(said.warm_s, 3))
+            self._take_over(coming)
 
     def _born(self, message: Forked, pidfd: int) -> None:
         worker = self._roster.get(message.worker)
@@ -159,7 +244,6 @@ class Nursery:
             with contextlib.suppress(OSError):
                 os.close(pidfd)
             return
-        self._by_pid[message.pid] = worker.id
         self._watch.add(pidfd, functools.partial(self._crew.gone, worker))
         self._crew.born(worker, message.pid, pidfd)
         self._pulse.listen()

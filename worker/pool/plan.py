@@ -7,7 +7,8 @@ workers there are, which one is chosen, or when one has had its time. The rules:
 - the replacement of a worker given to a call starts when that call's first media is out, or a second after it was given
   away: a fork beside a greeting would delay it;
 - failed warm-ups back off, and are tried one at a time until one succeeds;
-- a worker is recycled before its provider's idle limit, one at a time, and only when its replacement is ready;
+- a worker is recycled before its provider's idle limit, one at a time, and only when its replacement is ready; so are
+  those of a former generation, at once;
 - whatever does not finish in its time is killed.
 """
 
@@ -55,7 +56,7 @@ class Seen:
 
     Attributes:
         since: when it entered `state`.
-        recycle_at: when a parked worker has been parked long enough.
+        recycle_at: when a parked worker has been parked long enough; one that is outdated always has.
         refill_at: when the replacement of a worker that was given to a call may start.
         deadline: until when a reserved worker waits for its call.
         leaving_at: when the call of a worker was over, or must be after its goodbye; None while neither is known.
@@ -234,15 +235,18 @@ class Candidate:
     worker: WorkerId
     parked_at: float
     beat_at: float
+    outdated: bool = False
 
 
 def choose(candidates: Iterable[Candidate], now: float) -> WorkerId | None:
-    """Choose the worker for a call: the one that parked first; None when there is none.
+    """Choose the worker for a call: the one that parked first, of the newest generation; None when there is none.
 
     First parked is next to be recycled: giving it away saves that fork, and a worker that stayed warm longest is no colder
     than a new one, since READY is checked at every beat. One that has not beaten for a while may hang: it comes last.
     """
-    best = min(candidates, key=lambda each: (now - each.beat_at > BEAT_LIMIT_S, each.parked_at), default=None)
+    best = min(
+        candidates, key=lambda each: (now - each.beat_at > BEAT_LIMIT_S, each.outdated, each.parked_at), default=None
+    )
     return None if best is None else best.worker
 
 

@@ -39,6 +39,7 @@ from worker.pool import plan
 from worker.pool.aftercall import AfterCall
 from worker.pool.book import Book, Call
 from worker.pool.control import Control
+from worker.pool.checking import Checked
 from worker.pool.copies import Copies
 from worker.pool.crew import Crew
 from worker.pool.customers import Customers
@@ -50,6 +51,7 @@ from worker.pool.memory import Limits, Memory
 from worker.pool.nursery import Nursery
 from worker.pool.recall import Recall
 from worker.pool.rescue import Rescue
+from worker.pool.reload import Reload
 from worker.pool.roster import Roster, Worker
 from worker.pool.troubles import Troubles
 from worker.pool.watch import reap_orphans
@@ -106,7 +108,7 @@ class Pool:
         house = House(
             pool=given.pool,
             boot=self._boot,
-            agents=given.agents,
+            agents=lambda: self._nursery.agents,
             stt_most=settings.stt_max_connections,
             recycle_after_s=settings.recycle_after,
             roster=self._roster,
@@ -123,7 +125,11 @@ class Pool:
         self._crew = Crew(house, self._control, self._rescue, self._copies, self._troubles)
         welcome = Welcome(version=PROTOCOL_VERSION, pool=given.pool, boot=self._boot)
         self._door = Door(given.door, self._path, welcome, self._control.receive)
-        self._nursery = Nursery(given.child, house, self._crew, self._troubles)
+        self._nursery = Nursery(given.child, given.agents, house, self._crew, self._troubles)
+        self._reload = Reload(settings, self._nursery, self._troubles, self._metrics, self._reloaded)
+        self._tool_host = ToolHost(
+            settings, given.agents.mcp, self._roster, ToolMetrics(given.registry), self._troubles
+        )
         limits = Limits(settings.worker_memory_soft_mb, settings.worker_memory_hard_mb)
         self._memory = Memory(self._roster, self._metrics, limits, self._replace_heavy, self._kill_heavy)
         self._aftercall = AfterCall(settings, self._metrics)
@@ -142,6 +148,7 @@ class Pool:
             self._loop.add_signal_handler(number, self.drain)
         if os.getpid() == 1:
             self._loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload.ask, "SIGHUP")
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             background = [
@@ -150,6 +157,7 @@ class Pool:
                 tasks.create_task(self._for_ever(self._memory.run)),
                 tasks.create_task(self._for_ever(self._aftercall.run)),
             ]
+                tasks.create_task(self._for_ever(self._reload.run)),
             if self._reader is not None:
                 background.append(tasks.create_task(self._for_ever(self._reader.run)))
             http = serve(self._given.http, self._given.registry, self._health)
@@ -179,6 +187,7 @@ class Pool:
             self.changed()
 
     async def _leave(self) -> None:
+            self._reload.close()
         if self._wake is not None:
             self._wake.cancel()
         self._door.close()
@@ -256,6 +265,12 @@ class Pool:
     def _replace_heavy(self, worker: Worker, why: str) -> None:
         """Have it recycled now: it leaves when its replacement is ready, as at any other recycling."""
         self._troubles.note("memory", f"a parked worker had {why}", "", None)
+    def _reloaded(self, checked: Checked) -> None:
+        """Take what does not need a new worker from a change."""
+        self._rescue.bridging = checked.bridging
+        self._tool_host.serve(checked.agents.mcp)
+        self.changed()
+
         worker.recycle_at = time.monotonic()
         self.changed()
 

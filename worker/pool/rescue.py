@@ -55,11 +55,14 @@ def fate(deaths: int, ready: int) -> Fate:
 
 
 class Rescue:
-    """Resumes calls. `bridging` is what callers hear who wait, in its language; None when there is no such clip."""
+    """Resumes calls. `bridging` is what callers hear who wait, in its language; None when there is no such clip.
+
+    It may be changed.
+    """
 
     def __init__(self, house: House, bridging: Clip | None) -> None:
         self._house = house
-        self._bridging = bridging
+        self.bridging = bridging
         self._waiting: dict[Call, Waiting] = {}
 
     @property
@@ -138,7 +141,7 @@ class Rescue:
     def _wait(self, call: Call) -> None:
         assert call.stream is not None  # noqa: S101 - asked by the caller
         _log.warning("call waits for a worker", call_sid=call.sid, trace_id=call.incoming.trace_id, deaths=call.deaths)
-        clip = self._bridging
+        clip = self.bridging
         fits = clip is not None and speaks(clip.language, call.agent.language)
         self._waiting[call] = Waiting(call, clip.audio if clip is not None and fits else b"", self._hung_up)
         asyncio.get_running_loop().call_later(WAIT_S, self._waited, call, call.lost_at)

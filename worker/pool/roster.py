@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.agents import Agent, Agents
 from shared.channel import Channel
 from shared.journal import packed
 from shared.machine import advance
@@ -26,6 +27,8 @@ class Worker:
 
     `early` holds what it said before the zygote's word of its birth was read; `loss` is what its end will be called when
     it comes during a call; `stack` is there from its `Ready` on; `heavy` is whether its memory was above the soft limit.
+    `generation` is the number of the zygote that has forked it, and `agents` are whom it can serve; it is `outdated` when
+    there is a newer generation.
     """
 
     id: WorkerId
@@ -48,6 +51,9 @@ class Worker:
     early: list[Any] = field(default_factory=list)
     stack: StackFile | None = None
     heavy: bool = False
+    generation: int = 0
+    agents: Agents = field(default_factory=lambda: Agents(default=Agent()))
+    outdated: bool = False
 
     @property
     def available(self) -> bool:
@@ -74,9 +80,8 @@ class Worker:
     def seen(self) -> Seen:
         """Give it as the plan sees it."""
         deadline = self.call.deadline if self.call is not None else math.inf
-        return Seen(
-            self.id, self.state, self.since, self.recycle_at, self.refill_at, deadline, self.leaving_at, self.killed
-        )
+        recycle_at = -math.inf if self.outdated else self.recycle_at
+        return Seen(self.id, self.state, self.since, recycle_at, self.refill_at, deadline, self.leaving_at, self.killed)
 
 
 class Roster:
@@ -137,7 +142,7 @@ class Roster:
 
     def choose(self, now: float, behind: int = 0) -> Worker | None:
         """Choose a ready worker for a call, if `behind` others would be left; None otherwise."""
-        ready = [Candidate(each.id, each.parked_at, each.beat_at) for each in self if each.available]
+        ready = [Candidate(each.id, each.parked_at, each.beat_at, each.outdated) for each in self if each.available]
         return self.get(choose(ready, now)) if len(ready) > behind else None
 
     def counts(self) -> Counter[WorkerState]:
