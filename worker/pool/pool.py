@@ -34,12 +34,13 @@ from shared.readiness import PoolRecord
 from shared.readiness import Readiness as Directory
 from shared.records import Records
 from shared.settings import Settings
+from shared.tool_metrics import ToolMetrics
 from shared.workers import PoolId, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.aftercall import AfterCall
 from worker.pool.book import Book, Call
-from worker.pool.control import Control
 from worker.pool.checking import Checked
+from worker.pool.control import Control
 from worker.pool.copies import Copies
 from worker.pool.crew import Crew
 from worker.pool.customers import Customers
@@ -50,9 +51,10 @@ from worker.pool.keeper import Keeper
 from worker.pool.memory import Limits, Memory
 from worker.pool.nursery import Nursery
 from worker.pool.recall import Recall
-from worker.pool.rescue import Rescue
 from worker.pool.reload import Reload
+from worker.pool.rescue import Rescue
 from worker.pool.roster import Roster, Worker
+from worker.pool.toolhost import ToolHost
 from worker.pool.troubles import Troubles
 from worker.pool.watch import reap_orphans
 
@@ -146,23 +148,24 @@ class Pool:
         """Serve until drained."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.drain)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload.ask, "SIGHUP")
         if os.getpid() == 1:
             self._loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload.ask, "SIGHUP")
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             background = [
                 tasks.create_task(self._for_ever(self._copies.run)),
                 tasks.create_task(self._for_ever(self._measure)),
                 tasks.create_task(self._for_ever(self._memory.run)),
+                tasks.create_task(self._for_ever(self._reload.run)),
                 tasks.create_task(self._for_ever(self._aftercall.run)),
             ]
-                tasks.create_task(self._for_ever(self._reload.run)),
             if self._reader is not None:
                 background.append(tasks.create_task(self._for_ever(self._reader.run)))
             http = serve(self._given.http, self._given.registry, self._health)
             background.append(tasks.create_task(http))
             self._nursery.start()
+            self._tool_host.start()
             self.changed()
             _log.info(
                 "pool is up",
@@ -184,14 +187,14 @@ class Pool:
             self._drain_until = time.monotonic() + self._given.settings.drain_timeout
             self._control.draining = True
             self._nursery.close()
+            self._reload.close()
             self.changed()
 
     async def _leave(self) -> None:
-            self._reload.close()
         if self._wake is not None:
             self._wake.cancel()
         self._door.close()
-        await self._nursery.leave()
+        await asyncio.gather(self._nursery.leave(), self._tool_host.leave())
         await self._copies.withdraw()
         await self._aftercall.leave()
         await self._redis.aclose()
@@ -250,7 +253,7 @@ class Pool:
     def _apply(self, action: plan.Action) -> None:
         match action:
             case plan.Spawn():
-                self._nursery.spawn()
+                self._tool_host.attend(self._nursery.spawn())
             case plan.Retire(name, event, why):
                 worker = self._roster.get(name)
                 if worker is not None and (event is None or worker.state is _FITS.get(event)):
@@ -262,15 +265,15 @@ class Pool:
             case _:
                 assert_never(action)
 
-    def _replace_heavy(self, worker: Worker, why: str) -> None:
-        """Have it recycled now: it leaves when its replacement is ready, as at any other recycling."""
-        self._troubles.note("memory", f"a parked worker had {why}", "", None)
     def _reloaded(self, checked: Checked) -> None:
         """Take what does not need a new worker from a change."""
         self._rescue.bridging = checked.bridging
         self._tool_host.serve(checked.agents.mcp)
         self.changed()
 
+    def _replace_heavy(self, worker: Worker, why: str) -> None:
+        """Have it recycled now: it leaves when its replacement is ready, as at any other recycling."""
+        self._troubles.note("memory", f"a parked worker had {why}", "", None)
         worker.recycle_at = time.monotonic()
         self.changed()
 
