@@ -21,7 +21,7 @@ from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import PrefetchMetrics, registry
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
-from worker.prefetcher_report import DeadLetters, Observation, read
+from worker.prefetcher_report import DeadLetters, MessageTried, Observation, read
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
@@ -111,6 +111,8 @@ class Supervisor:
                         self._metrics.prefetched(outcome, seconds)
                     case DeadLetters(count):
                         self._metrics.dead_letters(count)
+                    case MessageTried(message):
+                        self._metrics.message_tried(message)
                     case _:
                         pass
 

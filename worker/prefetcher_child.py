@@ -33,7 +33,7 @@ def run(role: str, conf: Settings) -> None:
     threads = Threads(conf.redis_url, stop)
     if role == AFTERCALL_QUEUE:
         _start_records(threads, conf, parent, stop)
-        _start_messages(threads, conf)
+        _start_messages(threads, conf, parent)
         threads.start_scheduler(AFTERCALL_QUEUE, letters.QUEUE, letters.STATUS_QUEUE)
     else:
         # Here, because Supabase's client takes 15 MB and 0.5 s that the other child can do without.
@@ -56,14 +56,14 @@ def _start_records(threads: Threads, conf: Settings, parent: socket.socket, stop
     threads.start(Leftovers(conf, parent, stop).look_after)
 
 
-def _start_messages(threads: Threads, conf: Settings) -> None:
+def _start_messages(threads: Threads, conf: Settings, parent: socket.socket) -> None:
     """Work on messages to customers, where there is a number they come from."""
     if not conf.whatsapp_from:
         return
     # Here, because Twilio's client takes 15 MB and 0.3 s that nobody else needs.
     from worker.prefetcher_messages import THREADS, Messages
 
-    messages = Messages(conf)
+    messages = Messages(conf, parent)
     for queue in THREADS:
         threads.start_worker(queue, messages.prepare)
 

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from shared.letters import State
 from shared.prefetch import Outcome
 
 
@@ -20,15 +21,23 @@ class DeadLetters(msgspec.Struct, frozen=True, tag="dead"):
     count: int
 
 
-_decoder: Final = msgspec.json.Decoder(Observation | DeadLetters)
+class MessageTried(msgspec.Struct, frozen=True, tag="message"):
+    """What came of an attempt to send a message to a customer."""
+
+    outcome: State
 
 
-def line(observation: Observation | DeadLetters) -> bytes:
+Report = Observation | DeadLetters | MessageTried
+
+_decoder: Final[msgspec.json.Decoder[Report]] = msgspec.json.Decoder(Report)
+
+
+def line(observation: Report) -> bytes:
     """Write one line."""
     return msgspec.json.encode(observation) + b"\n"
 
 
-def read(text: bytes) -> Observation | DeadLetters | None:
+def read(text: bytes) -> Report | None:
     """Read one line; None for one that was cut by the death of its writer."""
     try:
         return _decoder.decode(text)

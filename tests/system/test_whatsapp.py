@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.stack import AUTH_TOKEN, PUBLIC, Plan, Stack
+from tests.stack import AUTH_TOKEN, PUBLIC, Plan, Stack, sample
 from tests.standins.carrier_settings import CarrierSettings
 from tests.standins.process import Standin, running
 from worker.jobs.message_status import TEMPLATE_KEY
@@ -43,7 +43,7 @@ async def installation() -> AsyncIterator[tuple[Stack, Standin]]:
 
 def rows(stack: Stack, key: str) -> list[dict[str, Any]]:
     """Give what is stored of a message and of what followed it."""
-    query = "select * from message_log where request_key like %s order by id"
+    query = "select * from message_log where request_key like %s order by request_key"
     return stack.database.rows(query, f"{key}%")
 
 
@@ -83,6 +83,9 @@ async def test_a_message_is_sent_and_what_became_of_it_is_stored() -> None:
             ]  # fmt: skip
             answered = {each["answered"] for each in (await twilio.state())["log"] if each["kind"] == "message_status"}
             assert answered == {204}
+            page = stack.fetch(f"http://127.0.0.1:{stack.prefetch_metrics_port}/metrics")
+            assert sample(page, "offhook_messages_total", {"outcome": "sent"}) == 3
+            assert sample(page, "offhook_messages_total", {"outcome": "unknown"}) == 1
             logs = stack.prefetcher.log + stack.router.log
             assert "coat" not in logs
             assert PHONE not in logs

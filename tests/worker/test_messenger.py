@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def sending(redis_url: str, carrier: Standin) -> Iterator[None]:
     )  # fmt: skip
     quiet_rq()
     stop = threading.Event()
-    threads, messages = Threads(redis_url, stop), Messages(conf)
+    ours, theirs = socket.socketpair()
+    threads, messages = Threads(redis_url, stop), Messages(conf, theirs)
     for queue in THREADS:
         threads.start_worker(queue, messages.prepare)
     threads.start_scheduler(QUEUE, STATUS_QUEUE)
@@ -86,6 +88,8 @@ def sending(redis_url: str, carrier: Standin) -> Iterator[None]:
     finally:
         stop.set()
         threads.stop(20.0)
+        for each in (ours, theirs):
+            each.close()
 
 
 def taken(carrier: Standin) -> list[dict[str, Any]]:

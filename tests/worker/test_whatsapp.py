@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from structlog.testing import capture_logs
 
 from shared import redis_door
-from shared.letters import OUTSIDE_WINDOW, Told
+from shared.letters import OUTSIDE_WINDOW, State, Told
 from tests.postgres import run_function
 from tests.standins.carrier_settings import CarrierSettings
 from tests.standins.process import Standin, started
@@ -62,6 +62,7 @@ class Office:
     context: Context
     carrier: Standin
     database: PostgresDatabase
+    observed: list[State]
     key: str = KEY
 
     def run(self, job: Callable[..., None], *arguments: Any) -> None:
@@ -116,7 +117,10 @@ def office(redis_url: str, carrier: Standin, database: PostgresDatabase) -> Iter
 
     client = WhatsApp(SETTINGS.account_sid, SETTINGS.auth_token, carrier.url, SETTINGS.whatsapp_sender, timeout_s=2.0)
     redis = redis_door.sync_commands(redis_url)
-    yield Office(Context(client, Attempts(redis), call, PUBLIC, SETTINGS.content_sid), carrier, database)
+    made: list[State] = []
+    yield Office(
+        Context(client, Attempts(redis), call, PUBLIC, SETTINGS.content_sid, made.append), carrier, database, made
+    )
     redis.close()
     client.close()
 
@@ -151,6 +155,7 @@ def test_the_same_key_again_sends_nothing_and_changes_nothing(office: Office) ->
     office.report(first.provider_sid, "delivered")
     assert office.send("Something else") == first
     assert len(office.asked()) == 1
+    assert office.observed == ["sent"]
     assert office.rows()[0]["status"] == "delivered"
 
 
@@ -224,6 +229,7 @@ def test_a_twilio_that_cannot_be_reached_is_tried_again(office: Office) -> None:
     office.context = good
     assert office.send().state == "sent"
     assert len(office.rows()) == 1
+    assert office.observed == ["waiting", "sent"]
 
 
 @pytest.mark.parametrize("fault", ["lost", "stall", "garbage", "reset", "500"])

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared import logs
-from shared.letters import OUTSIDE_WINDOW, Told
+from shared.letters import OUTSIDE_WINDOW, State, Told
 from worker.jobs import twilio_words
 from worker.jobs.attempts import Attempts
 from worker.jobs.later import TryLater
@@ -38,7 +38,8 @@ class Context:
     """What a thread that runs message jobs has ready.
 
     `database` calls a function of the migrations by name and raises LookupFailed; None where there is no database. `public_url`
-    is where Twilio reaches the router. `template_sid` is empty where there is no template.
+    is where Twilio reaches the router. `template_sid` is empty where there is no template. `observe` takes what came of each
+    attempt.
     """
 
     whatsapp: WhatsApp
@@ -46,6 +47,7 @@ class Context:
     database: Callable[[str, Mapping[str, Any]], Any] | None
     public_url: str
     template_sid: str
+    observe: Callable[[State], None]
 
 
 CONTEXT: Final[ContextVar[Context]] = ContextVar("message context")
@@ -94,6 +96,7 @@ def once(context: Context, key: str, asked_at: float, attempt: Callable[[], Told
             context.attempts.resume(key)
         told = attempt()
     _log.info("message tried", outcome=told.state, status=told.status, error_code=told.error_code)
+    context.observe(told.state)
     _tell(context, key, told)
     if told.state == "waiting":
         raise TryLater("twilio took no message")
