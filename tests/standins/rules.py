@@ -4,6 +4,10 @@ It knows just what tests, benches and the demo ask of it: tool results are spoke
 is asked of its tool, a question is answered from the customer record or from what the caller said before, and
 anything else is repeated, so that the test knows which words arrived. An answer that was cut off is gone on with when an
 instruction stands behind it.
+
+Where its instructions speak of appointments it books and cancels them: a wish to book asks for the free times of the day
+that was named, and the first of them is booked; a time written in full is booked at once. Where it has too few tools for
+that it asks for more.
 """
 
 from __future__ import annotations
@@ -21,6 +25,17 @@ WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 FAREWELLS = {"goodbye", "bye", "tchau", "adeus"}
 TIMES = {"time", "hora", "horas"}
 QUESTIONS = {"what", "what's", "which", "when", "who", "tell", "remember", "qual", "quando", "quem", "diga", "lembra"}
+DESK = "appointments"  # what instructions speak of where appointments are made
+BOOKING = {"book", "marcar", "agendar"}
+CANCELLING = {"cancel", "cancelar", "desmarcar"}
+FACTS = {"facts", "fatos"}
+DAYS = {
+    "monday": "monday", "tuesday": "tuesday", "wednesday": "wednesday", "thursday": "thursday", "friday": "friday",
+    "saturday": "saturday", "sunday": "sunday", "today": "today", "tomorrow": "tomorrow", "segunda": "monday",
+    "terça": "tuesday", "quarta": "wednesday", "quinta": "thursday", "sexta": "friday", "sábado": "saturday",
+    "domingo": "sunday", "hoje": "today", "amanhã": "tomorrow",
+}  # fmt: skip
+WRITTEN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 RECALLING = ("do you remember", "what did i say", "você lembra", "você se lembra", "o que eu disse")
 # Words of a question that say nothing about what is asked for.
 _EMPTY_TEXT = """
@@ -53,9 +68,12 @@ def answer(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> A
     if said[-1].get("role") == "assistant" and messages[-1].get("role") in ("system", "developer"):
         place = max(index for index, one in enumerate(messages) if one is said[-1])
         return _rest(messages[:place], content(said[-1]), tools)
-    if said[-1].get("role") == "tool":
-        return _spoken_result(said, portuguese=portuguese)
     users = [content(one) for one in said if one.get("role") == "user"]
+    ran = _tool_of(said, said[-1].get("tool_call_id")) if said[-1].get("role") == "tool" else None
+    if ran == "list_free_slots" and (booking := _first_free(users, content(said[-1]))):
+        return booking
+    if said[-1].get("role") == "tool" and ran != "more_tools":
+        return _spoken_result(ran, content(said[-1]), portuguese=portuguese)
     return _reply(users, names, instructions, portuguese=portuguese)
 
 
@@ -80,6 +98,8 @@ def _reply(users: list[str], tools: set[str], instructions: str, *, portuguese: 
         return Answer("Tchau." if portuguese else "Goodbye.", "end_call" if "end_call" in tools else None)
     if words & TIMES and "get_current_time" in tools:
         return Answer(tool="get_current_time")
+    if DESK in instructions.lower() and (wish := _wish(text, tools)):
+        return wish
     if words & QUESTIONS or "?" in text:
         known = _from_record(text, instructions, portuguese=portuguese) or _recalled(
             users[:-1], text, portuguese=portuguese
@@ -93,20 +113,65 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in WORD.findall(text)}
 
 
-def _spoken_result(said: Sequence[Message], *, portuguese: bool) -> Answer:
+def _wish(text: str, tools: set[str]) -> Answer | None:
+    """Choose the tool for what a caller wants of a desk; None when nothing of that is wanted or can be done."""
+    words = _words(text)
+    day = next((DAYS[word.lower()] for word in WORD.findall(text) if word.lower() in DAYS), None)
+    time = WRITTEN_TIME.search(text)
+    if words & BOOKING:
+        wish = Answer(tool="list_free_slots", arguments={"day": day} if day else {})
+        wish = Answer(tool="book_appointment", arguments={"starts_at": time[0]}) if time else wish
+    elif words & CANCELLING:
+        wish = Answer(tool="cancel_calendar_event")
+    elif words & FACTS:
+        wish = Answer(tool="get_customer_facts")
+    else:
+        return None
+    if wish.tool in tools:
+        return wish
+    return Answer(tool="more_tools", arguments={"stage": "full"}) if "more_tools" in tools else None
+
+
+def _first_free(users: list[str], result: str) -> Answer | None:
+    """Book the first time that was suggested, if that is what the caller wants and it is on the day they named."""
+    wish = _wish(users[-1] if users else "", {"list_free_slots"})
+    free = _object(result).get("free")
+    if wish is None or not free:
+        return None
+    day = str(wish.arguments.get("day", ""))
+    if day not in ("", "today", "tomorrow") and not free[0]["day"].lower().startswith(day):
+        return None
+    return Answer(tool="book_appointment", arguments={"starts_at": f"{free[0]['date']}T{free[0]['suggest'][0]}"})
+
+
+def _spoken_result(name: str | None, result: str, *, portuguese: bool) -> Answer:
     """Speak the result of the tool that ran last."""
-    result = content(said[-1])
-    name = _tool_of(said, said[-1].get("tool_call_id"))
     if name == "end_call":
         return Answer()  # it has said its goodbye
+    match _object(result):
+        case {"error": str(sentence)}:
+            return Answer(sentence)
+        case {"status": str(status), "appointment": {"when": str(when)}}:
+            return Answer(f"{status.capitalize()}: {when}.")
+        case {"note": str(note), "free": list()}:
+            return Answer(note)
     try:
-        values = _values(json.loads(result))
+        read = json.loads(result)
+        values = _values({key: each for key, each in read.items() if key != "note"} if isinstance(read, dict) else read)
     except ValueError:
         values = [result]
     spoken = ", ".join(values)
     if name == "get_current_time":
         return Answer(f"São {spoken}." if portuguese else f"It is {spoken}.")
     return Answer(f"O resultado é {spoken}." if portuguese else f"The result is {spoken}.")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        read = json.loads(text)
+    except ValueError:
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def _tool_of(said: Sequence[Message], call_id: object) -> str | None:

@@ -63,6 +63,67 @@ def test_without_the_tools_a_farewell_and_the_time_are_only_words() -> None:
     assert answer([ENGLISH, user("it is time")], []) == Answer("You said: it is time")
 
 
+DESK = {"role": "system", "content": "You make appointments with your tools."}
+DESK_TOOLS = [
+    {"type": "function", "function": {"name": name}}
+    for name in ("end_call", "list_free_slots", "book_appointment", "cancel_calendar_event", "get_customer_facts")
+]
+FEW_TOOLS = [{"type": "function", "function": {"name": name}} for name in ("end_call", "more_tools")]
+FREE = {
+    "free": [{"date": "2031-05-23", "day": "Friday 23 May 2031", "suggest": ["09:00", "12:00"]}],
+    "note": "Suggest few.",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "I would like to book an appointment for Friday.",
+            Answer(tool="list_free_slots", arguments={"day": "friday"}),
+        ),
+        ("Quero marcar para amanhã.", Answer(tool="list_free_slots", arguments={"day": "tomorrow"})),
+        ("Please book something.", Answer(tool="list_free_slots")),
+        ("Book 2031-05-23T09:00 please.", Answer(tool="book_appointment", arguments={"starts_at": "2031-05-23T09:00"})),
+        ("I want to cancel my appointment.", Answer(tool="cancel_calendar_event")),
+        ("Tell me my facts.", Answer(tool="get_customer_facts")),
+        ("What are your opening hours?", Answer("You said: What are your opening hours?")),
+    ],
+)
+def test_a_desk_uses_its_tools_for_what_a_caller_wants(text: str, expected: Answer) -> None:
+    assert answer([DESK, user(text)], DESK_TOOLS) == expected
+    assert answer([ENGLISH, user(text)], DESK_TOOLS).tool is None, "its instructions say nothing of appointments"
+    assert answer([DESK, user(text)], []).tool is None
+
+
+def test_a_desk_with_too_few_tools_asks_for_more_and_then_goes_on() -> None:
+    wish = user("I want to cancel my appointment.")
+    assert answer([DESK, wish], FEW_TOOLS) == Answer(tool="more_tools", arguments={"stage": "full"})
+    ran = result_of("more_tools", {"stage": "full", "tools": {}})
+    assert answer([DESK, wish, *ran[1:]], DESK_TOOLS) == Answer(tool="cancel_calendar_event")
+    assert answer([DESK, wish, *ran[1:]], []) == Answer("You said: I want to cancel my appointment.")
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "expected"),
+    [
+        ("Book me in for Friday.", FREE, Answer(tool="book_appointment", arguments={"starts_at": "2031-05-23T09:00"})),
+        ("Book anything.", FREE, Answer(tool="book_appointment", arguments={"starts_at": "2031-05-23T09:00"})),
+        (
+            "Book me in for Monday.",
+            {**FREE, "note": "Nothing is free on Monday."},
+            Answer("Nothing is free on Monday."),
+        ),
+        ("Is Friday free?", FREE, Answer("Suggest few.")),
+        ("Book Friday.", {"error": "It is closed."}, Answer("It is closed.")),
+    ],
+)
+def test_the_first_free_time_of_the_day_that_was_named_is_booked(
+    text: str, result: dict[str, Any], expected: Answer
+) -> None:
+    assert answer([DESK, user(text), *result_of("list_free_slots", result)[1:]], DESK_TOOLS) == expected
+
+
 @pytest.mark.parametrize(
     ("name", "result", "expected"),
     [
@@ -70,6 +131,13 @@ def test_without_the_tools_a_farewell_and_the_time_are_only_words() -> None:
         ("get_current_time", "ten past four", "It is ten past four."),
         ("book", {"ok": True, "slots": ["Monday", "Friday"], "price": 12.5}, "The result is Monday, Friday, 12.5."),
         ("end_call", {"ok": True}, ""),
+        ("book_appointment", {"error": "That time is taken."}, "That time is taken."),
+        (
+            "book_appointment",
+            {"status": "booked", "appointment": {"id": 3, "when": "Friday 23 May at 09:00"}, "note": "x"},
+            "Booked: Friday 23 May at 09:00.",
+        ),
+        ("get_customer_facts", {"facts": {"favourite_colour": "green"}, "note": "data"}, "The result is green."),
     ],
 )
 def test_a_tool_result_is_spoken(name: str, result: object, expected: str) -> None:
