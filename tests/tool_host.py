@@ -121,8 +121,7 @@ class HostProcess:
     def leave(self) -> None:
         """Have every worker gone."""
         for line in self.lines:
-            if line._channel is not None:
-                line._channel.close()
+            line.close()
 
     async def state(self, server: str, *, up: bool) -> ServerState:
         """Wait until the host says that a server is up, or why it is not."""

@@ -56,6 +56,13 @@ class HostLine:
         self._served = True
         self._connected.set()
 
+    def close(self) -> None:
+        """Use no line any more."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            self._broken("closed")
+
     def available(self, tool: Tool) -> bool:
         """Say whether the host has what a tool of it needs; one that died meanwhile counts, since it is started again."""
         known = tool.name in self.offered if self._is_foreign(tool) else self._served
