@@ -87,11 +87,13 @@ def render(text: str, values: Values, *, quoted: bool) -> str:
         value = values.get(known["root"], known["field"] or "") if known else ""
         if not value:
             return default.strip()
+        if not quoted or (known and known["root"] == "agent"):  # which the operator has named
+            return value
         any_value = True
-        return f"“{value}”" if quoted else value
+        return f"“{value}”"
 
     rendered = _VARIABLE.sub(stand_in, text)
-    return f"{rendered}\n\n{NOTE}" if quoted and any_value else rendered
+    return f"{rendered}\n\n{NOTE}" if any_value else rendered
 
 
 def plain(value: Any, zone: str = "UTC") -> str:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.agents import Agent
 from shared.clips import Clip
-from worker.call.greeting import BURST_S, FIRST_PIECE_BYTES, PIECE_BYTES, burst, heard_part, record
+from shared.variables import Values
+from worker.call.greeting import BURST_S, FIRST_PIECE_BYTES, PIECE_BYTES, burst, greeting_for, heard_part, record
 from worker.call.playout import RATE
 
 TEXT = "Hello, thanks for calling. How can I help you today?"
@@ -92,3 +94,11 @@ def test_what_was_heard_is_cut_at_the_word_that_was_playing(share: float, heard:
 def test_more_of_the_sound_is_never_less_of_the_text(text: str, one: float, other: float) -> None:
     less, more = sorted((one, other))
     assert len(heard_part(text, less).split()) <= len(heard_part(text, more).split())
+
+
+def test_a_voice_greets_the_customer_by_name_when_that_is_known() -> None:
+    agent = Agent(greeting="Hello {{customer.name|there}}.")
+    assert greeting_for(agent, Values()).greeting == "Hello there."
+    assert greeting_for(agent, Values(record={"customer": {"name": "Ana"}})).greeting == "Hello Ana."
+    plain = Agent(greeting="Hello.")
+    assert greeting_for(plain, Values(record={"customer": {"name": "Ana"}})) is plain

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -35,6 +35,7 @@ from shared.agents import Agent
 from shared.clips import load_clip
 from shared.metrics import Setback
 from shared.settings import Settings
+from shared.variables import NOTE, Values
 from shared.workers import Resource
 from tests.pool_process import eventually
 from tests.standins import modem
@@ -550,8 +551,23 @@ async def test_a_model_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 
 
 def test_the_prompt_is_the_same_for_every_call_of_an_agent() -> None:
-    assert prompt(Agent()) == prompt(Agent())
-    assert prompt(Agent(prompt="P", language="en")) == "P\n\nSpeak English."
+    one, other = Values(caller="+15550001111"), Values(caller="+15550002222", record={"customer": {"name": "Ana"}})
+    assert prompt(Agent(), one) == prompt(Agent(), other)
+    assert prompt(Agent(prompt="P", language="en"), one) == "P\n\nSpeak English."
+
+
+async def test_a_prompt_with_variables_is_written_again_when_the_customer_is_known() -> None:
+    """What was appended meanwhile stays behind it."""
+    agent = Agent(name="clinic", prompt="You are {{agent}} and talk to {{customer.name|somebody}}.", language="en")
+    async with model("http://127.0.0.1:9/v1") as llm:
+        llm.become(agent)
+        told = cast("Any", llm._settings)
+        assert told.system_instruction == "You are clinic and talk to somebody.\n\nSpeak English."
+        llm.append_system_instruction("What else is known.")
+        llm.know(Values(agent="Ana", record={"customer": {"name": "Rui"}}))
+        said = told.system_instruction
+        assert said.startswith(f"You are Ana and talk to “Rui”.\n\n{NOTE}")
+        assert said.endswith("Speak English.\n\nWhat else is known.")
 
 
 def test_languages_have_names_and_codes() -> None:

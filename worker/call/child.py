@@ -13,8 +13,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 from shared import logs
@@ -46,9 +46,10 @@ from shared.messages import (
 )
 from shared.metrics import Setback, Stage, Timing
 from shared.settings import Settings
+from shared.variables import Values
 from shared.workers import Resource, WorkerId
 from worker.call.customer import render
-from worker.call.greeting import Recording, record
+from worker.call.greeting import Recording, greeting_for, record
 from worker.call.memory import remember
 from worker.call.orphan import STORE_WAIT_S, Orphan
 from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
@@ -63,6 +64,7 @@ from worker.call.trouble import CallSide
 from worker.tools.builtin import BUILT_IN
 from worker.tools.custom_folder import load_custom
 from worker.tools.registry import Tool, by_name
+from worker.tools.wanted import missing
 
 log = logs.get(__name__)
 
@@ -101,24 +103,24 @@ def load(settings: Settings) -> Loaded:
         ClipError: a clip is missing or unusable.
         SettingsError: the agents file or the folder of tools cannot be read; or, with `TOOLS_STRICT`, a file in it is broken.
     """
-    recordings = load_recordings(settings)
+    agents = load_agents(settings.agents_file).all
+    recordings = load_recordings(settings, agents)
     custom = load_custom(settings)
     tools = by_name([*BUILT_IN.values(), *custom.tools])
-    loaded = Loaded(settings, load_models(), recordings, tools, custom.problems)
+    problems = (*custom.problems, *missing(agents, tools))
+    loaded = Loaded(settings, load_models(), recordings, tools, problems)
     rehearse_words(loaded.usual_greeting)
     return loaded
 
 
-def load_recordings(settings: Settings) -> dict[str, Recording]:
+def load_recordings(settings: Settings, agents: Iterable[Agent]) -> dict[str, Recording]:
     """Read every clip of the manifest, and the greetings that are files of their own (`greetings.raw`).
 
     Raises:
         ClipError: one line per problem.
-        SettingsError: the agents file cannot be read.
     """
     recordings = {name: record(clip) for name, clip in load_manifest(settings.assets_dir).items()}
-    agents = load_agents(settings.agents_file)
-    wanted = {agent.greeting_clip for agent in (agents.default, *agents.by_number.values()) if agent.greeting_clip}
+    wanted = {agent.greeting_clip for agent in agents if agent.greeting_clip}
     if settings.greeting_audio_enabled:
         for name in {settings.greeting_audio_clip, *wanted} - recordings.keys():
             recordings[name] = record(load_clip(settings.assets_dir / name))
@@ -151,6 +153,8 @@ class _Child:
         self._forked_at = time.monotonic()
         self._prepared: asyncio.Task[None] | None = None
         self._reserved_at = 0.0
+        self._agent = Agent()
+        self._values = Values()
         self._answered = False
         self._journal: list[Entry] = []
         self._bound = False
@@ -247,9 +251,17 @@ class _Child:
             return
         self._reserved_at = reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
-        self._serving.use(agent)
         self._pipeline.prepare(agent, self._serving.session, call)
+        self._agent = agent
+        self._know(Values(call.caller, call.called, agent.name, agent.timezone))
         self._prepared = self._tasks.go(self._open(agent))
+
+    def _know(self, values: Values) -> None:
+        """Put what is known of the call where the agent's texts have variables; in the greeting as long as it is not out."""
+        self._values = values
+        self._pipeline.llm.know(values)
+        if not self._serving.started_at:
+            self._serving.use(greeting_for(self._agent, values))
 
     async def _open(self, agent: Agent) -> None:
         await self._pipeline.open_ear(agent)
@@ -274,6 +286,7 @@ class _Child:
     def _customer(self, message: Customer) -> None:
         try:
             if message.outcome == "found" and message.record is not None:
+                self._know(replace(self._values, record=message.record))
                 self._pipeline.add_customer(render(message.record, limit_chars=RECORD_CHARS))
                 self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
         finally:

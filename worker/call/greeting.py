@@ -5,8 +5,11 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import structs
+
 from shared.agents import Agent
 from shared.clips import Clip
+from shared.variables import Values, render
 from worker.call.media import MEDIA_SUFFIX, media_prefix
 from worker.call.playout import RATE
 from worker.providers.languages import speaks
@@ -83,6 +86,12 @@ def choose(agent: Agent, own: Recording | None, usual: Recording | None) -> Reco
         return own
     own_words = bool(agent.greeting and usual.text and agent.greeting != usual.text)
     return usual if same_language(usual, agent) and not own_words else None
+
+
+def greeting_for(agent: Agent, values: Values) -> Agent:
+    """Give the agent with the greeting its voice would speak in this call: as it is when that has no variables."""
+    greeting = render(agent.greeting, values, quoted=False)
+    return agent if greeting is agent.greeting else structs.replace(agent, greeting=greeting)
 
 
 def words_of(agent: Agent, greeting: Recording | None, usual: Recording | None) -> str:

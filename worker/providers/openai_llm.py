@@ -26,6 +26,7 @@ from pipecat.services.openai.llm import OpenAILLMService
 from shared.agents import Agent
 from shared.metrics import Setback
 from shared.settings import Settings
+from shared.variables import Values, render
 from shared.workers import Resource
 from worker.providers.continuation import NOTE, Continuation
 from worker.providers.languages import language_name
@@ -49,6 +50,7 @@ class WarmOpenAILLM(OpenAILLMService):
         )
         self._connected = False
         self._trouble = trouble or Trouble(Resource.LLM)
+        self._agent = Agent()
         self._given = ""
         self._asked_at = 0.0
         self.spoke = False
@@ -85,7 +87,12 @@ class WarmOpenAILLM(OpenAILLMService):
 
     def become(self, agent: Agent) -> None:
         """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer."""
-        self._base_system_instruction = prompt(agent)
+        self._agent = agent
+        self.know(Values(agent=agent.name, zone=agent.timezone))
+
+    def know(self, values: Values) -> None:
+        """Put what is known of the call into the agent's prompt, at once; again when more is known."""
+        self._base_system_instruction = prompt(self._agent, values)
         self._compose_system_instruction()
 
     async def get_chat_completions(self, context: LLMContext) -> Any:
@@ -232,6 +239,6 @@ def retry_after_s(error: Exception) -> float:
     return 0.0
 
 
-def prompt(agent: Agent) -> str:
-    """Write the static part of the system instruction, identical between calls of one agent."""
-    return f"{agent.prompt}\n\nSpeak {language_name(agent.language)}."
+def prompt(agent: Agent, values: Values) -> str:
+    """Write the first part of the system instruction: identical between calls of an agent whose prompt has no variables."""
+    return f"{render(agent.prompt, values, quoted=True)}\n\nSpeak {language_name(agent.language)}."
