@@ -75,7 +75,7 @@ class Leftovers:
             if taken is not None:
                 self._hand_in(redis, taken)
 
-    def _hand_in(self, redis: Redis, text: bytes) -> None:
+    def _hand_in(self, redis: Redis, text: bytes | str) -> None:
         try:
             enqueue(queue_on(redis), self._conf, decode(text))
         except ValueError as error:

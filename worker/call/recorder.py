@@ -97,10 +97,12 @@ class Recorder:
 
     async def _write_on(self) -> None:
         try:
-            while not self._over.is_set():
+            over = False
+            while not over:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FLUSH_S):
                         await self._over.wait()
+                over = self._over.is_set()
                 data, self._waiting = bytes(self._waiting), bytearray()
                 await asyncio.to_thread(_write_all, self._fd, data)
         except OSError as error:
