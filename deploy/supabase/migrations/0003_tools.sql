@@ -2,7 +2,7 @@
 --
 -- A function that writes takes `p_key`: the first outcome for a key is stored in the same transaction, and the same key
 -- again gives that outcome and writes nothing, also when both arrive at once.
--- Locks are taken in one order (request, calendar, rows), so that no two of them wait for each other.
+-- Locks are taken in one order (request, customer, calendar, rows), so that no two of them wait for each other.
 
 create function customer_document(c customers) returns jsonb
 language sql stable security invoker set search_path = public as $$
@@ -19,9 +19,10 @@ language sql stable security invoker set search_path = public as $$
   end
 $$;
 
-create function customer_id_of(p_phone text) returns bigint
-language sql stable security invoker set search_path = public as $$
-  select id from customers where phone_key(phone) = phone_key(p_phone)
+-- Whose number it is, for what writes something of theirs: while it does they cannot be forgotten.
+create function hold_customer(p_phone text) returns bigint
+language sql volatile security invoker set search_path = public as $$
+  select id from customers where phone_key(phone) = phone_key(p_phone) for key share
 $$;
 
 create function upcoming_appointments(p_customer bigint, p_limit integer) returns jsonb
@@ -129,9 +130,9 @@ begin
   if done is not null then
     return done;
   end if;
-  insert into customer_facts as f (customer_id, key, value, source, request_key)
-    select c.id, p_fact, coalesce(p_value, 'null'::jsonb), p_source, p_key
-    from customers c where phone_key(c.phone) = phone_key(p_phone)
+  insert into customer_facts (customer_id, key, value, source, request_key)
+    select held, p_fact, coalesce(p_value, 'null'::jsonb), p_source, p_key
+    from hold_customer(p_phone) held where held is not null
     on conflict (customer_id, key) do update
       set value = excluded.value, source = excluded.source, request_key = excluded.request_key, updated_at = now();
   return finish_request('add_customer_fact', p_key, jsonb_build_object(
@@ -155,13 +156,14 @@ returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
   done jsonb := begin_request('book_appointment', p_key, p_phone);
-  who bigint := customer_id_of(p_phone);
+  who bigint;
   said text := 'booked';
   a appointments;
 begin
   if done is not null then
     return done;
   end if;
+  who := hold_customer(p_phone);
   if who is null then
     return finish_request('book_appointment', p_key, '{"outcome": "unknown_customer", "appointment": null}'::jsonb);
   end if;
@@ -217,13 +219,14 @@ returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
   done jsonb := begin_request('cancel_appointment', p_key, p_phone);
-  who bigint := customer_id_of(p_phone);
+  who bigint;
   meant bigint[];
   a appointments;
 begin
   if done is not null then
     return done;
   end if;
+  who := hold_customer(p_phone);
   select coalesce(array_agg(m.id), '{}') into meant from appointments_meant(who, p_id, p_starts_at) m;
   update appointments set status = 'cancelled', changed_by = p_key, updated_at = now()
     where cardinality(meant) = 1 and id = meant[1] and status = 'booked' returning * into a;
@@ -248,13 +251,14 @@ returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
   done jsonb := begin_request('reschedule_appointment', p_key, p_phone);
-  who bigint := customer_id_of(p_phone);
+  who bigint;
   meant bigint[];
   a appointments;
 begin
   if done is not null then
     return done;
   end if;
+  who := hold_customer(p_phone);
   select coalesce(array_agg(m.id), '{}') into meant
     from appointments_meant(who, p_id, p_old_starts_at) m where m.status = 'booked';
   if who is null or cardinality(meant) <> 1 then
@@ -282,7 +286,7 @@ end
 $$;
 
 revoke execute on function
-  customer_document(customers), appointment_document(appointments), customer_id_of(text),
+  customer_document(customers), appointment_document(appointments), hold_customer(text),
   upcoming_appointments(bigint, integer), begin_request(text, text, text), finish_request(text, text, jsonb),
   lock_calendar(text), create_customer(text, text, text, text), update_customer_status(text, text, text),
   add_customer_fact(text, text, text, jsonb, text), busy_between(text, timestamptz, timestamptz),
@@ -292,7 +296,7 @@ revoke execute on function
   reschedule_appointment(text, text, bigint, timestamptz, timestamptz, timestamptz)
   from public, anon, authenticated;
 grant execute on function
-  customer_document(customers), appointment_document(appointments), customer_id_of(text),
+  customer_document(customers), appointment_document(appointments), hold_customer(text),
   upcoming_appointments(bigint, integer), begin_request(text, text, text), finish_request(text, text, jsonb),
   lock_calendar(text), create_customer(text, text, text, text), update_customer_status(text, text, text),
   add_customer_fact(text, text, text, jsonb, text), busy_between(text, timestamptz, timestamptz),

@@ -85,7 +85,7 @@ returns jsonb
 language sql volatile security invoker set search_path = public as $$
   insert into message_log as m
     (request_key, customer_id, phone, call_sid, channel, direction, body, provider_sid, status, error_code)
-    values (p_key, customer_id_of(p_phone), p_phone, p_call_sid, p_channel, p_direction, p_body, p_provider_sid, p_status,
+    values (p_key, hold_customer(p_phone), p_phone, p_call_sid, p_channel, p_direction, p_body, p_provider_sid, p_status,
             p_error_code)
     on conflict (request_key) do update set
       provider_sid = coalesce(excluded.provider_sid, m.provider_sid),
@@ -123,7 +123,7 @@ declare
 begin
   insert into calls (call_sid, trace_id, customer_id, caller, called, agent, started_at, ended_at, end_reason, attempts,
                      resumes, timings, counts, recording)
-    values (c.call_sid, c.trace_id, customer_id_of(c.caller), c.caller, c.called, c.agent, c.started_at, c.ended_at,
+    values (c.call_sid, c.trace_id, hold_customer(c.caller), c.caller, c.called, c.agent, c.started_at, c.ended_at,
             c.end_reason, coalesce(c.attempts, 0), coalesce(c.resumes, 0), coalesce(c.timings, '{}'::jsonb),
             coalesce(c.counts, '{}'::jsonb), c.recording)
     on conflict (call_sid) do update set
@@ -166,12 +166,13 @@ declare
   turns_gone bigint;
 begin
   select id into who from customers where phone_key(phone) = number for update;
-  select coalesce(array_agg(call_sid order by started_at, call_sid), '{}') into sids
-    from calls where phone_key(caller) = number or customer_id = who;
+  select coalesce(array_agg(c.call_sid order by c.started_at, c.call_sid), '{}'),
+      coalesce(array_agg(c.recording order by c.started_at, c.call_sid) filter (where c.recording is not null), '{}')
+    into sids, files
+    from (select call_sid, started_at, recording from calls where phone_key(caller) = number or customer_id = who
+          order by call_sid for update) c;
   delete from call_turns where call_sid = any (sids);
   get diagnostics turns_gone = row_count;
-  select coalesce(array_agg(recording order by started_at, call_sid) filter (where recording is not null), '{}') into files
-    from calls where call_sid = any (sids);
   delete from calls where call_sid = any (sids);
   delete from message_log where phone_key(phone) = number or customer_id = who or call_sid = any (sids);
   get diagnostics messages_gone = row_count;
