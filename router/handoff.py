@@ -20,7 +20,8 @@ from router.pools import Pools
 from router.twilio import MalformedRequest, Signatures
 from shared import logs
 from shared.errors import TicketRefused
-from shared.metrics import RouterMetrics, UpgradeRefusal
+from shared.metrics import UpgradeRefusal
+from shared.metrics_router import RouterMetrics
 from shared.ticket import Ticket, TicketOffice
 
 MEDIA_PATH: Final = "/media/"

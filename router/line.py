@@ -21,7 +21,8 @@ from shared import logs
 from shared.calls import CallSid
 from shared.errors import ReadinessUnavailable
 from shared.holdline import MOST_WAITING, HoldLine, Standing, Visitor, Word
-from shared.metrics import HoldOutcome, RouterMetrics
+from shared.metrics import HoldOutcome
+from shared.metrics_router import RouterMetrics
 
 LOOK_S: Final = 1.0
 """Between two looks at the line: what other routers do is not told, and a look costs a quarter of a millisecond."""

@@ -17,6 +17,7 @@ from router.webhook import Enqueue, Webhook
 from shared import metrics
 from shared.clips import RATE_HZ
 from shared.holdline import HoldLine, NoHoldLine
+from shared.metrics_router import RouterMetrics
 from shared.settings import Settings
 from shared.ticket import TicketOffice
 
@@ -62,7 +63,7 @@ class Parts:
 def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -> Parts:
     """Put the router together; nothing is connected or bound yet."""
     registry = metrics.registry()
-    counted = metrics.RouterMetrics(registry)
+    counted = RouterMetrics(registry)
     line = Line(outside.hold_line, counted)
 
     def ready(count: int) -> None:

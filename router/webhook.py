@@ -22,7 +22,8 @@ from shared import logs
 from shared.calls import CallSid, IncomingCall
 from shared.holdline import Visitor
 from shared.messages import Reserved
-from shared.metrics import HoldOutcome, RouterMetrics
+from shared.metrics import HoldOutcome
+from shared.metrics_router import RouterMetrics
 from shared.ticket import Ticket, TicketOffice
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from shared import logs, redis_door, rlimits, settings
 from shared.errors import SettingsError, blames_host, system_words
-from shared.metrics import PrefetchMetrics, registry
+from shared.metrics import registry
+from shared.metrics_prefetch import PrefetchMetrics
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.settings import Process, Settings
 from worker.prefetcher_report import DeadLetters, MessageTried, Observation, read

@@ -9,7 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 
 from shared.calls import EndReason
-from shared.metrics import Oddity, PoolMetrics, PrefetchMetrics, RouterMetrics, Stage, Timing, UpgradeRefusal
+from shared.metrics import Oddity, PoolMetrics, Stage, Timing, UpgradeRefusal
+from shared.metrics_prefetch import PrefetchMetrics
+from shared.metrics_router import RouterMetrics
 from shared.tool_metrics import ToolMetrics
 from shared.workers import Resource, WorkerState
 

@@ -16,7 +16,7 @@ from shared import redis_door
 from shared.calls import CallSid
 from shared.errors import ReadinessUnavailable
 from shared.holdline import MOST_WAITING, SharedHoldLine, Standing, Visitor, Word
-from shared.metrics import RouterMetrics
+from shared.metrics_router import RouterMetrics
 from tests.router.harness import DEADLINE_S, soon, until
 
 A, B, C = CallSid("a"), CallSid("b"), CallSid("c")

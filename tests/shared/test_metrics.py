@@ -11,14 +11,14 @@ from shared.metrics import (
     SLOW,
     Oddity,
     PoolMetrics,
-    PrefetchMetrics,
-    RouterMetrics,
     Setback,
     Stage,
     Timing,
     UpgradeRefusal,
     registry,
 )
+from shared.metrics_prefetch import PrefetchMetrics
+from shared.metrics_router import RouterMetrics
 from shared.workers import PARKED_RESOURCES, Resource, WorkerState
 
 SLOTS = 3
