@@ -92,6 +92,11 @@ def build(diary: Diary) -> MCPServer[Any]:  # noqa: C901 - a list of tools
         return {"pid": os.getpid()}
 
     @server.tool(annotations=READS)
+    def header(name: str, context: Context[Any, Any]) -> str:
+        """Give a header of the request, over HTTP."""
+        return str((context.headers or {}).get(name, ""))
+
+    @server.tool(annotations=READS)
     def picture() -> Image:
         """Give a picture."""
         return Image(data=PIXEL, format="gif")

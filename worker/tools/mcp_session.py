@@ -222,6 +222,7 @@ class McpSession:
                     return  # it knows no such thing: the check every minute has to do
             except (RuntimeError, TimeoutError):
                 pass
+            self._news.set()  # see whether it is still there
             await anyio.sleep(LISTEN_PAUSE_S)
 
     async def _heard(self, message: Any) -> None:
