@@ -50,7 +50,7 @@ class Child(Protocol):
     """What the module named by `--child` offers."""
 
     def load(self, settings: Settings) -> Any:
-        """Import and load everything that workers share."""
+        """Import and load everything that workers share; `problems` of the result says what was left out."""
 
     def serve(self, loaded: Any, worker: WorkerId, channel: socket.socket) -> NoReturn:
         """Warm, park, serve one call, leave by `os._exit`."""
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     rlimits.take()
     began = time.monotonic()
     try:
-        configured = settings.load(Process.POOL)
+        configured = settings.load(Process.ZYGOTE)
         logs.configure(configured.log_level, process="zygote")
         child = cast("Child", importlib.import_module(options.child))
         loaded = child.load(configured)
@@ -171,7 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
     gc.collect()
     gc.freeze()  # nothing loaded here is ever garbage: no child need look through it (90 ms a time, measured)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        send(control, Alive(warm_s=time.monotonic() - began, threads=thread_count()))
+        problems = getattr(loaded, "problems", ())
+        send(control, Alive(warm_s=time.monotonic() - began, threads=thread_count(), problems=problems))
         Zygote(control, child, loaded).run()
     return 0
 
