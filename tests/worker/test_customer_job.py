@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from shared import keys, redis_door
 from shared.calls import CallSid
 from shared.prefetch import Outcome, Result
+from tests.standins.process import started
 from worker.dataapi import CONTEXT_FUNCTION
 from worker.jobs.customer import CONTEXT, Context, look_up, prefetch
 from worker.jobs.lookup import MAX_BODY_BYTES, CustomerLookup, LookupFailed
@@ -27,6 +28,7 @@ from worker.jobs.lookup import MAX_BODY_BYTES, CustomerLookup, LookupFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.postgres import PostgresDatabase
     from tests.redis_server import RedisServer
 
 ANA = {"customer": {"id": 1, "name": "Ana", "phone": "+5511999990000"}, "facts": {"code": "X7QK"}, "next": []}
@@ -102,6 +104,18 @@ def test_one_lookup_is_one_post_to_the_rpc_with_the_plus_kept(supabase: Supabase
     assert path == f"/rest/v1/rpc/{CONTEXT_FUNCTION}"
     assert body == {"p_phone": PHONE}
     assert {name.lower(): value for name, value in headers.items()}["apikey"] == "sb_secret_test"
+
+
+async def test_both_forms_of_a_brazilian_number_are_found_in_one_round_trip(database: PostgresDatabase) -> None:
+    await database.call("create_customer", {"p_key": "CA1:1", "p_phone": "+551187654321", "p_name": "Ana"})
+    with started("supabase_api", postgres=database.dsn) as supabase, asking(supabase.url) as lookup:
+        for phone in ("+5511987654321", "+551187654321"):
+            outcome, record = look_up(lookup, phone)
+            assert outcome == "found"
+            assert record is not None
+            assert record["customer"]["name"] == "Ana"
+        assert look_up(lookup, "+551187654322") == ("unknown", None)
+        assert supabase.state_now()["counters"]["requests"] == 3
 
 
 def test_warming_opens_the_connection_that_lookups_use(supabase: Supabase) -> None:
