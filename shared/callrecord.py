@@ -234,8 +234,7 @@ class _Reading:
                 self._open = self._open or self._add(entry, "agent")
                 self._say(self._open, entry.text, entry.key)
             case "consent":
-                turn = self._add(entry, "agent")
-                self._said[turn.position] = self._heard[turn.position] = [entry.text]
+                self._consent(entry)
             case "tool":
                 self._tool(entry)
             case "result":
@@ -266,6 +265,13 @@ class _Reading:
         turn = Turn(position=len(self._turns), at=entry.at, speaker=speaker, text=text)
         self._turns.append(turn)
         return turn
+
+    def _consent(self, entry: Entry) -> None:
+        """Put the words about the recording in front of the greeting: they are written down when they were heard."""
+        turn = self._add(entry, "agent")
+        self._said[turn.position] = self._heard[turn.position] = [entry.text]
+        if self._greeting is not None and entry.at <= self._greeting.at:
+            self._turns.insert(self._turns.index(self._greeting), self._turns.pop())
 
     def _say(self, turn: Turn, text: str, mark: str) -> None:
         if text and mark:  # a greeting of the voice has none of its own: its sentences follow

@@ -104,8 +104,8 @@ def test_of_an_answer_the_caller_spoke_over_only_what_was_heard_counts_as_heard(
 
 def test_a_greeting_the_caller_spoke_over_was_heard_as_far_as_it_was_played() -> None:
     def write(scribe: Scribe) -> None:
-        scribe.consented("This call may be recorded.")
-        scribe.greeting("Hello, how can I help?", "0:2")
+        scribe.greeting("Hello, how can I help?", "0:2", ago_s=0.1)
+        scribe.consented("This call may be recorded.", ago_s=1.5)
         scribe.interrupted("Hello, how…")
 
     assert lines(entries(write)) == [

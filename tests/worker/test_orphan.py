@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared import redis_door
+from shared import keys, redis_door
 from shared.agents import Agent
+from shared.callrecord import decode
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
 from shared.messages import Beat, Bind, Ending, Entry
 from shared.records import Records
@@ -211,3 +212,54 @@ async def test_an_endless_call_keeps_what_was_said_last(redis_url: str) -> None:
         for number in range(MOST_KEPT + 1):
             worker.orphan.note(said(number))
         await copied(records, *map(said, range(MOST_KEPT // 2, MOST_KEPT + 1)))
+
+
+async def left_in(url: str) -> list[Any]:
+    """Give the records that workers have left for the prefetchers."""
+    client = redis_door.commands(url)
+    try:
+        return [decode(text) for text in await client.lrange(keys.RECORDS, 0, -1)]
+    finally:
+        await client.aclose()
+
+
+KEPT: dict[str, Any] = {"supabase_url": "http://127.0.0.1:1", "supabase_secret_key": "sb_secret"}
+
+
+async def test_the_record_of_an_orphaned_call_is_left_for_the_prefetchers(redis_url: str) -> None:
+    """With what the worker's predecessors said, and before the journal's copy is deleted."""
+    async with orphaned(redis_url, **KEPT) as worker, records_in(redis_url) as records:
+        await records.write_journal(SID, 0, [said(0), said(1)])
+        for number in (1, 2):
+            worker.orphan.note(said(number))
+        worker.end()
+        worker.pool_is_lost()
+        async with asyncio.timeout(DEADLINE_S):
+            await worker.stored.wait()
+        [record] = await left_in(redis_url)
+        assert record.entries == tuple(map(said, range(3)))
+        assert (record.caller, record.agent, record.attempts) == (CALL.caller, "recepcao", 2)
+        assert record.end_reason is EndReason.AGENT_HANGUP
+        assert await records.journal_of(SID) == []
+
+
+async def test_what_a_predecessor_said_is_in_the_record_also_when_redis_has_no_journals(redis_url: str) -> None:
+    async with orphaned(redis_url, journal_in_redis=False, **KEPT) as worker:
+        bind = Bind(call=CALL, agent=Agent(), accepted_at=time.monotonic(), reserved_at=0.0)
+        worker.orphan.serve(bind, [said(0)])
+        worker.orphan.note(said(1))
+        worker.end()
+        worker.pool_is_lost()
+        async with asyncio.timeout(DEADLINE_S):
+            await worker.stored.wait()
+        [record] = await left_in(redis_url)
+        assert record.entries == (said(0), said(1))
+
+
+async def test_no_record_is_left_where_none_is_kept(redis_url: str) -> None:
+    async with orphaned(redis_url, call_records=False, **KEPT) as worker:
+        worker.end()
+        worker.pool_is_lost()
+        async with asyncio.timeout(DEADLINE_S):
+            await worker.stored.wait()
+        assert await left_in(redis_url) == []

@@ -92,7 +92,7 @@ class Consent:
             return False
         self._mark = ""
         if self._clip is not None:
-            self._scribe.consented(self._clip.text)
+            self._scribe.consented(self._clip.text, len(self._clip.clip.audio) / RATE)
         self._begin()
         return True
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from shared import logs, redis_door
+from shared.agents import Agent
 from shared.callrecord import record_of
 from shared.calls import EndReason, IncomingCall
 from shared.errors import ReadinessUnavailable
-from shared.messages import Bind, Ending, Entry, Message
 from shared.left_records import Outbox
+from shared.messages import Bind, Ending, Entry, Message
 from shared.records import CallRecords, JournalCopy, Records
 from shared.settings import Settings
 
@@ -43,7 +44,7 @@ class Orphan:
         self._with_journal = settings.journal_in_redis
         self._keeps_records = settings.keeps_records
         self._call: IncomingCall | None = None
-        self._agent = ""
+        self._agent = Agent()
         self._accepted_at = 0.0
         self._entries: list[Entry] = []
         self._copy: JournalCopy | None = None
@@ -53,7 +54,7 @@ class Orphan:
 
     def serve(self, bind: Bind, journal: Iterable[Entry]) -> None:
         """Note which call this worker serves, and what its predecessors wrote."""
-        self._call, self._agent = bind.call, bind.agent.name
+        self._call, self._agent = bind.call, bind.agent
         self._accepted_at = time.time() - (time.monotonic() - bind.accepted_at)
         self._entries = [*journal, *self._entries]
 
@@ -97,7 +98,7 @@ class Orphan:
             self._news.clear()
             try:
                 if self._reason is not None:
-                    await records.store_end(call.call_sid, call.attempt, self._reason)
+                    await records.store_end(call.call_sid, call.attempt, self._reason, self._agent.dials(self._reason))
                     await self._leave_record(records, outbox, call, self._reason)
                     await records.delete_journal(call.call_sid)
                     return
@@ -120,7 +121,7 @@ class Orphan:
             return
         copied = await records.journal_of(call.call_sid) if self._copy is None else []
         await outbox.put(
-            record_of(call, self._agent, reason, self._joined(copied), (self._accepted_at, time.time()))
+            record_of(call, self._agent.name, reason, self._joined(copied), (self._accepted_at, time.time()))
         )
 
     def _joined(self, copied: list[Entry]) -> list[Entry]:

@@ -79,9 +79,9 @@ class Scribe:
         """Write down the sentence the caller spoke over, and how much of it had been played."""
         self._write("cut", json.dumps({"said": said, "heard": heard}))
 
-    def consented(self, words: str) -> None:
-        """Write down that the caller has heard that the call is recorded."""
-        self._write("consent", words)
+    def consented(self, words: str, ago_s: float) -> None:
+        """Write down that the caller has heard that the call is recorded, in words that began so long ago."""
+        self._tell(entry("consent", words, ago_s=ago_s))
 
     def used(self, **amounts: float) -> None:
         """Write down what was used, by its name in `shared.callrecord.Counts`."""
