@@ -118,10 +118,15 @@ async def test_appointments_are_moved_and_cancelled(database: SupabaseDatabase) 
     await database.call("create_customer", {"p_key": "CA1:1", "p_phone": ANA})
     for hour in (0, 1):
         await database.call("book_appointment", booking(f"CA1:b{hour}", ANA, hour))
-    which = {"p_phone": ANA, "p_id": None, "p_starts_at": None}
+    which: dict[str, Any] = {"p_phone": ANA, "p_id": None, "p_starts_at": None}
     ambiguous = await database.call("cancel_appointment", which | {"p_key": "CA1:2"})
     assert (ambiguous["outcome"], len(ambiguous["appointments"])) == ("ambiguous", 2)
-    move = {"p_phone": ANA, "p_id": ambiguous["appointments"][0]["id"], "p_old_starts_at": None, "p_ends_at": None}
+    move: dict[str, Any] = {
+        "p_phone": ANA,
+        "p_id": ambiguous["appointments"][0]["id"],
+        "p_old_starts_at": None,
+        "p_ends_at": None,
+    }
     taken = await database.call(
         "reschedule_appointment", move | {"p_key": "CA1:3", "p_starts_at": booking("", "", 1)["p_starts_at"]}
     )
@@ -137,7 +142,7 @@ async def test_appointments_are_moved_and_cancelled(database: SupabaseDatabase) 
 
 
 async def test_messages_and_calls_are_stored_and_forgotten(database: SupabaseDatabase) -> None:
-    message = {
+    message: dict[str, Any] = {
         "p_key": "CA7:m",
         "p_phone": ANA,
         "p_call_sid": "CA7",
