@@ -175,6 +175,7 @@ class _Child:
         loaded = self._loaded
         try:
             self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks, self._scribe)
+            self._pipeline.reach(self._line)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell, self._scribe)
             hooks.replied, hooks.voice, hooks.user_said = (
                 self._serving.replied,
