@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.stack import AUTH_TOKEN, PUBLIC, Plan, Stack, sample
 from tests.standins.carrier_settings import CarrierSettings
-from tests.standins.process import Standin, running
+from tests.standins.process import Standin, started
+from tests.system.talk import ask, greeted, worker_of
 from worker.jobs.message_status import TEMPLATE_KEY
 from worker.tools.messenger import QueuedMessenger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.system, pytest.mark.redis]
 
@@ -23,22 +24,35 @@ CALL = "CA" + "0" * 32
 PHONE = "+5511987654321"
 
 
-@asynccontextmanager
-async def installation() -> AsyncIterator[tuple[Stack, Standin]]:
-    """Start everything but workers, with a Twilio that reports to its router."""
-    env = {"WHATSAPP_FROM": TWILIO.whatsapp_sender, "WHATSAPP_TEMPLATE_SID": TWILIO.content_sid}
-    stack = Stack(Plan(pool_ready=1, database="postgres", wait_ready=False, env=env))
+@pytest.fixture(scope="module")
+def env() -> dict[str, str]:
+    return {"WHATSAPP_FROM": TWILIO.whatsapp_sender, "WHATSAPP_TEMPLATE_SID": TWILIO.content_sid}
+
+
+@pytest.fixture(scope="module")
+def unstarted(env: dict[str, str]) -> Stack:
+    return Stack(Plan(database="postgres", env=env))
+
+
+@pytest.fixture(scope="module")
+def twilio(unstarted: Stack, env: dict[str, str]) -> Iterator[Standin]:
+    """Give a Twilio that reports to the router, each thing twice."""
     told: dict[str, Any] = {
-        "target": stack.router_url,
-        "public_base_url": PUBLIC,
-        "auth_token": AUTH_TOKEN,
-        "message_repeats": 1,
-    }
-    async with running("carrier", **told) as twilio:
-        env["TWILIO_API_BASE_URL"] = twilio.url
-        async with stack:
-            await stack.until(lambda: stack.fetch(f"{stack.router_url}/healthz"), "a router")
-            yield stack, twilio
+        "target": unstarted.router_url, "public_base_url": PUBLIC, "auth_token": AUTH_TOKEN, "message_repeats": 1,
+    }  # fmt: skip
+    with started("carrier", **told) as standin:
+        env["TWILIO_API_BASE_URL"] = standin.url
+        yield standin
+
+
+@pytest.fixture(scope="module")
+def stack(unstarted: Stack, twilio: Standin) -> Iterator[Stack]:
+    assert twilio.url
+    try:
+        unstarted.start()
+        yield unstarted
+    finally:
+        unstarted.stop()
 
 
 def rows(stack: Stack, key: str) -> list[dict[str, Any]]:
@@ -51,44 +65,79 @@ def statuses(stack: Stack, key: str) -> list[str]:
     return [row["status"] for row in rows(stack, key)]
 
 
-async def test_a_message_is_sent_and_what_became_of_it_is_stored() -> None:
-    async with installation() as (stack, twilio):
-        messenger = QueuedMessenger(stack.redis.url)
+def tried(stack: Stack, outcome: str) -> float:
+    """Give how many attempts ended so."""
+    page = stack.fetch(f"http://127.0.0.1:{stack.prefetch_metrics_port}/metrics")
+    return sample(page, "offhook_messages_total", {"outcome": outcome})
 
-        async def send(key: str, text: str) -> str:
-            state = await messenger.send_whatsapp(key, PHONE, text, CALL)
-            await stack.until(lambda: rows(stack, key), f"a row of {key}")
-            return state
 
-        try:
-            assert await send(f"{CALL}:one", "See you on Friday.") in {"sent", "queued"}
-            await stack.until(lambda: statuses(stack, f"{CALL}:one") == ["read"], "one message, read")
-            (row,) = rows(stack, f"{CALL}:one")
-            assert (row["body"], row["phone"], row["call_sid"]) == ("See you on Friday.", PHONE, CALL)
-            assert await messenger.send_whatsapp(f"{CALL}:one", PHONE, "See you on Friday.", CALL) == "sent"
+async def test_a_caller_asks_for_a_message_and_has_it_while_still_talking(stack: Stack, twilio: Standin) -> None:
+    arguments = {"text": "See you on Friday at nine."}
+    await stack.openai.control(script=[{"tool": "send_whatsapp_message", "arguments": arguments}])
+    async with stack.carrier() as carrier:
+        call = await carrier.dial(from_=PHONE)
+        await greeted(call)
+        assert "sent" in await ask(call, "yes", "result", f"{PHONE}.")
+        key = f"{call.call_sid}:call_"
+        (row,) = await stack.until(lambda: rows(stack, key), "a row")
+        assert (row["phone"], row["body"], row["call_sid"]) == (PHONE, arguments["text"], call.call_sid)
+        for pid in (worker_of(stack, call.call_sid), tool_host(stack)):
+            environment = environment_of(pid)
+            assert environment.count(b"OPENAI_BASE_URL=") == 1
+            assert AUTH_TOKEN.encode() not in environment
+        await call.hangup()
+    await stack.until(lambda: statuses(stack, key) == ["read"], "the message is read")
+    sent = [each for each in (await twilio.state())["log"] if each["kind"] == "message"]
+    assert [each["body"] for each in sent] == [arguments["text"]]
 
-            await twilio.control(whatsapp_open=False)
-            await send(f"{CALL}:two", "Bring\na coat.")
-            await stack.until(lambda: statuses(stack, f"{CALL}:two") == ["undelivered", "read"], "a template, read")
-            first, second = rows(stack, f"{CALL}:two")
-            assert (first["error_code"], second["request_key"]) == ("63016", f"{CALL}:two{TEMPLATE_KEY}")
 
-            await twilio.control(message_faults="lost", whatsapp_open=True)
-            await send(f"{CALL}:three", "Are you there?")
-            await stack.until(lambda: statuses(stack, f"{CALL}:three") == ["read"], "nobody knew, now it is read")
+def environment_of(pid: int) -> bytes:
+    """Give what a process was started with, as whoever takes it over could read it."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
-            sent = [each["body"] for each in (await twilio.state())["log"] if each["kind"] == "message"]
-            assert sent == [
-                "See you on Friday.", "Bring\na coat.", f"{TWILIO.content_prefix}Bring a coat.", "Are you there?",
-            ]  # fmt: skip
-            answered = {each["answered"] for each in (await twilio.state())["log"] if each["kind"] == "message_status"}
-            assert answered == {204}
-            page = stack.fetch(f"http://127.0.0.1:{stack.prefetch_metrics_port}/metrics")
-            assert sample(page, "offhook_messages_total", {"outcome": "sent"}) == 3
-            assert sample(page, "offhook_messages_total", {"outcome": "unknown"}) == 1
-            logs = stack.prefetcher.log + stack.router.log
-            assert "coat" not in logs
-            assert PHONE not in logs
-            assert "Traceback" not in logs
-        finally:
-            await messenger.close()
+
+def tool_host(stack: Stack) -> int:
+    """Give the process id of the pool's tool host."""
+    return next(int(line["pid"]) for line in stack.pool.lines() if line.get("event") == "tool host started")
+
+
+async def test_what_becomes_of_messages_is_stored(stack: Stack, twilio: Standin) -> None:
+    await twilio.control(reset=True)
+    counts = {outcome: tried(stack, outcome) for outcome in ("sent", "unknown")}
+    messenger = QueuedMessenger(stack.redis.url)
+
+    async def send(key: str, text: str) -> str:
+        state = await messenger.send_whatsapp(key, PHONE, text, CALL)
+        await stack.until(lambda: rows(stack, key), f"a row of {key}")
+        return state
+
+    try:
+        assert await send(f"{CALL}:one", "See you on Friday.") in {"sent", "queued"}
+        await stack.until(lambda: statuses(stack, f"{CALL}:one") == ["read"], "one message, read")
+        (row,) = rows(stack, f"{CALL}:one")
+        assert (row["body"], row["phone"], row["call_sid"]) == ("See you on Friday.", PHONE, CALL)
+        assert await messenger.send_whatsapp(f"{CALL}:one", PHONE, "See you on Friday.", CALL) == "sent"
+
+        await twilio.control(whatsapp_open=False)
+        await send(f"{CALL}:two", "Bring\na coat.")
+        await stack.until(lambda: statuses(stack, f"{CALL}:two") == ["undelivered", "read"], "a template, read")
+        first, second = rows(stack, f"{CALL}:two")
+        assert (first["error_code"], second["request_key"]) == ("63016", f"{CALL}:two{TEMPLATE_KEY}")
+
+        await twilio.control(message_faults="lost", whatsapp_open=True)
+        await send(f"{CALL}:three", "Are you there?")
+        await stack.until(lambda: statuses(stack, f"{CALL}:three") == ["read"], "nobody knew, now it is read")
+
+        sent = [each["body"] for each in (await twilio.state())["log"] if each["kind"] == "message"]
+        assert sent == [
+            "See you on Friday.", "Bring\na coat.", f"{TWILIO.content_prefix}Bring a coat.", "Are you there?",
+        ]  # fmt: skip
+        answered = {each["answered"] for each in (await twilio.state())["log"] if each["kind"] == "message_status"}
+        assert answered == {204}
+        assert [tried(stack, outcome) - before for outcome, before in counts.items()] == [3, 1]
+        logs = stack.prefetcher.log + stack.router.log
+        assert "coat" not in logs
+        assert PHONE not in logs
+        assert "Traceback" not in logs
+    finally:
+        await messenger.close()
