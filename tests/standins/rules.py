@@ -29,6 +29,8 @@ DESK = "appointments"  # what instructions speak of where appointments are made
 BOOKING = {"book", "marcar", "agendar"}
 CANCELLING = {"cancel", "cancelar", "desmarcar"}
 FACTS = {"facts", "fatos"}
+HOURS = "hours"
+OPENING = "_opening_hours"  # how a tool of an MCP server is called that knows them
 DAYS = {
     "monday": "monday", "tuesday": "tuesday", "wednesday": "wednesday", "thursday": "thursday", "friday": "friday",
     "saturday": "saturday", "sunday": "sunday", "today": "today", "tomorrow": "tomorrow", "segunda": "monday",
@@ -100,6 +102,8 @@ def _reply(users: list[str], tools: set[str], instructions: str, *, portuguese: 
         return Answer(tool="get_current_time")
     if DESK in instructions.lower() and (wish := _wish(text, tools)):
         return wish
+    if HOURS in words and (hours := next((name for name in sorted(tools) if name.endswith(OPENING)), None)):
+        return Answer(tool=hours, arguments={"day": "monday"})
     if words & QUESTIONS or "?" in text:
         known = _from_record(text, instructions, portuguese=portuguese) or _recalled(
             users[:-1], text, portuguese=portuguese
@@ -206,6 +210,9 @@ def _from_record(question: str, instructions: str, *, portuguese: bool) -> str |
             best = (len(wanted), label, value)
     if best is None:
         return None
+    if best[1] == "appointment":
+        name = dict(_entries(instructions)).get("name", "")
+        return f"{name}, your appointment is {best[2]}.".removeprefix(", ")
     return f"Seu {best[1]} é {best[2]}." if portuguese else f"Your {best[1]} is {best[2]}."
 
 

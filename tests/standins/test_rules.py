@@ -46,7 +46,11 @@ def result_of(name: str, result: object) -> list[dict[str, Any]]:
         (PORTUGUESE, "Obrigado, tchau.", Answer("Tchau.", "end_call")),
         (ENGLISH, "What is my reference code?", Answer("Your reference code is X7QK.")),
         (ENGLISH, "what is my name", Answer("Your name is Ana Souza.")),
-        (ENGLISH, "When is my next appointment?", Answer("Your appointment is 2031-05-04T10:00:00Z, booked.")),
+        (
+            ENGLISH,
+            "When is my next appointment?",
+            Answer("Ana Souza, your appointment is 2031-05-04T10:00:00Z, booked."),
+        ),
         (PORTUGUESE, "Qual é o meu código de referência?", Answer("Seu código de referência é X7QK.")),
         (ENGLISH, "My name is Bob.", Answer("You said: My name is Bob.")),
         (ENGLISH, "What are your opening hours?", Answer("You said: What are your opening hours?")),
