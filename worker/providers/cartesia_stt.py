@@ -30,7 +30,7 @@ from worker.providers.unheard import Unheard
 BYTES_PER_S: Final = 16_000
 """8 kHz, 16 bits."""
 
-REPORT_S: Final = 10.0
+REPORT_S: Final = 5.0
 """How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
 
 
