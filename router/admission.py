@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from router.cutoff import CutOff, Over, Unclear, Verdict
 from router.twilio import OVER_STATUSES
+from shared.agents_rules import E164
 from shared.calls import CallSid, EndReason
 from shared.messages import NoWorker, Reserved
 
@@ -16,6 +17,7 @@ class Answer(StrEnum):
     APOLOGY = "apology"  # is when nobody can talk to it, and it should hear so
     HANG_UP = "hang_up"  # is when everything was said
     RECONNECT = "reconnect"  # is when the conversation was cut off and can go on
+    TRANSFER = "transfer"  # is when it asked for a person, and there is one to dial
 
 
 OUR_FAULT: Final = frozenset({EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST})
@@ -74,6 +76,8 @@ def is_over(call_status: str) -> bool:
 def at_end(verdict: Verdict) -> Answer:
     """Decide what a caller still on the line gets when the stream is over."""
     match verdict:
+        case Over(EndReason.TRANSFERRED, dial):
+            return Answer.TRANSFER if E164.fullmatch(dial) else Answer.APOLOGY
         case Over(reason):
             return Answer.APOLOGY if reason in OUR_FAULT else Answer.HANG_UP
         case CutOff():

@@ -133,6 +133,8 @@ class _Calls:
                 return _twiml(self.parts.twiml.apology())
             case Answer.HANG_UP:
                 return _twiml(hang_up())
+            case Answer.TRANSFER:
+                return _twiml(self.parts.twiml.transfer(verdict.dial if isinstance(verdict, Over) else ""))
             case Answer.RECONNECT:
                 return await self._reconnect(request, signed, ticket)
         assert_never(answer)
@@ -146,14 +148,14 @@ class _Calls:
         return _twiml(answered.twiml)
 
     async def hold(self, request: Request, signed: Signed) -> Response:
-        """Answer a call in the hold line, which asks for its worker again, or comes back from an overflow call."""
+        """Answer a call in the hold line, which asks for its worker again, or comes back from a call to somebody else."""
         call_sid, query = twilio.call_sid(signed.form), signed.query
         if admission.is_over(signed.form.first("CallStatus")):
             self.parts.line.gone(call_sid)
             return _twiml(nothing())
         if query.first("dialled"):
-            status = signed.form.first("DialCallStatus")
-            log.info("overflow call ended", call_sid=call_sid, status=status[:32])
+            status, why = signed.form.first("DialCallStatus"), query.first("dialled")
+            log.info("dialled call ended", call_sid=call_sid, why=why[:32], status=status[:32])
             return _twiml(hang_up() if hold.after_dial(status) == "hang_up" else self.parts.twiml.apology())
         place = Place.read(query, TraceId(secrets.token_hex(16)), time.time())
         call = twilio.incoming_call(signed.form, twilio.attempt_of(query), place.trace_id)
@@ -184,7 +186,7 @@ class _Calls:
 def _words(verdict: Verdict) -> dict[str, str]:
     """Say a verdict as fields of a log line."""
     match verdict:
-        case Over(reason):
+        case Over(reason, _):
             return {"end_reason": reason}
         case CutOff():
             return {"why": "cut_off"}

@@ -50,6 +50,7 @@ class Said:
     state: CallState | None = None
     reason: EndReason | None = None
     all_answered: bool = True
+    dial: str = ""
 
 
 class Doubt(StrEnum):
@@ -67,9 +68,10 @@ class Doubt(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """The call ended for a reason."""
+    """The call ended for a reason; `dial` is whom a transferred caller is to be connected to, empty for nobody."""
 
     reason: EndReason
+    dial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,12 @@ def judge(attempt: int, whereabouts: Whereabouts, said: Said, looks: Sequence[Tr
     There must be one, unless a pool knows the reason.
     """
     if said.reason is not None:
-        return Over(said.reason)
+        return Over(said.reason, said.dial)
     last = looks[-1]
     if last is None:
         return Unclear(Doubt.REDIS_SILENT)
     if last.ended and last.reason is not EndReason.NEVER_CONNECTED:
-        return Unclear(Doubt.END_UNREADABLE) if last.reason is None else Over(last.reason)
+        return Unclear(Doubt.END_UNREADABLE) if last.reason is None else Over(last.reason, last.dial)
     doubt = _doubt(whereabouts, said) or _absence(attempt, last)
     if doubt is not None:
         return Unclear(doubt)

@@ -51,7 +51,7 @@ class Endings:
                 known = await self._pools.ask_end(ticket)
         except TimeoutError:
             return Said(all_answered=False)
-        return Said() if known is None else Said(known.state, known.reason)
+        return Said() if known is None else Said(known.state, known.reason, dial=known.dial)
 
     async def _traces(self, ticket: Ticket) -> Traces | None:
         try:

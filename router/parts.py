@@ -10,6 +10,7 @@ from router.health import Health
 from router.hold import Rules
 from router.intake import Intake
 from router.line import Line
+from router.overflow import Overflow
 from router.pools import Pools
 from router.twilio import MessageReport, Signatures
 from router.twiml import APOLOGY_CLIP, HOLD_CLIP, Twiml
@@ -75,12 +76,13 @@ def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -
     token = settings.twilio_auth_token.get_secret_value()
     signatures = Signatures(token, settings.public_base_url) if settings.twilio_validate_signatures else None
     twiml = Twiml(settings.public_base_url, apology_clip=APOLOGY_CLIP in clips, hold_clip=HOLD_CLIP in clips)
+    overflow = Overflow(settings.agents_file, settings.overflow_number)
     rules = Rules(
         settings.hold_max, settings.overflow_number, len(clips.get(HOLD_CLIP, b"")) / (2 * RATE_HZ)
     )  # of 16 bits
     return Parts(
         intake=Intake(signatures),
-        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl, line, rules),
+        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl, line, rules, overflow),
         line=line,
         door=Door(office, signatures, pools, counted),
         health=Health(pools, registry, settings.console_token.get_secret_value()),

@@ -68,7 +68,7 @@ class Pools:
         self._links: dict[Address, Link] = {}
         self._unusable: set[Address] = set()
         self._lost: dict[tuple[PoolId, str], Path] = {}
-        self._ends: dict[tuple[CallSid, int], EndReason] = {}
+        self._ends: dict[tuple[CallSid, int], Ended] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -144,9 +144,9 @@ class Pools:
         What a pool has told by itself needs no asking, and outlives it. Of the other pools none counts whose promise ran
         out: it was asked too, and the call went elsewhere.
         """
-        reason = self._ends.get((ticket.call_sid, ticket.attempt))
-        if reason is not None:
-            return EndKnown(request=0, state=CallState.ENDED, reason=reason)
+        end = self._ends.get((ticket.call_sid, ticket.attempt))
+        if end is not None:
+            return EndKnown(request=0, state=CallState.ENDED, reason=end.reason, dial=end.dial)
         own = self._of(ticket)
         for link in own or self._open():
             said: Any = await link.ask(
@@ -267,7 +267,7 @@ class Pools:
     def _call_ended(self, end: Ended) -> None:
         if end.reason is EndReason.NEVER_CONNECTED:
             return  # a promise that ran out; another pool may have the call
-        self._ends[end.call_sid, end.attempt] = end.reason
+        self._ends[end.call_sid, end.attempt] = end
         while len(self._ends) > ENDS_KEPT:
             del self._ends[next(iter(self._ends))]
 

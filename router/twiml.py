@@ -56,8 +56,15 @@ class Twiml:
 
     def overflow(self, number: str) -> bytes:
         """Connect the caller to somebody else; the action decides what follows, also when nobody answers."""
+        return self._dial(number, "overflow")
+
+    def transfer(self, number: str) -> bytes:
+        """Connect a caller who asked for a person; the action as for an overflow call."""
+        return self._dial(number, "transfer")
+
+    def _dial(self, number: str, why: str) -> bytes:
         response = VoiceResponse()
-        response.dial(number, action=f"{self.base_url}/hold?dialled=1", method="POST")
+        response.dial(number, action=f"{self.base_url}/hold?dialled={why}", method="POST")
         return _bytes(response)
 
     def apology(self) -> bytes:

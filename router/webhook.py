@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar, assert_never
 
 from router import admission, hold
 from router.admission import Announcement, TurnedAway
 from router.hold import GiveUp, Hold, Place, Rules, Spot, Workers
 from router.line import Line
+from router.overflow import Overflow
 from router.pools import Pools
 from router.twiml import Twiml
 from shared import logs
@@ -88,6 +89,7 @@ class Webhook:
     ticket_ttl_s: float
     line: Line
     rules: Rules
+    overflow: Overflow
     _given: dict[tuple[CallSid, int], _Given] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _answering: int = 0
@@ -169,7 +171,8 @@ class Webhook:
 
     def _without_worker(self, call: IncomingCall, place: Place, found: _Waiting, now: float) -> Answered:
         workers = Workers(self.pools.ready, self.pools.warming)
-        decision = hold.at_hold(place, found.spot, workers, self.rules, now)
+        rules = replace(self.rules, overflow_number=self.overflow.of(call.called))
+        decision = hold.at_hold(place, found.spot, workers, rules, now)
         match decision:
             case Hold():
                 return Answered(self.twiml.hold(decision, call.attempt), "held", now + REPEATED_S, why=found.why)
@@ -178,7 +181,7 @@ class Webhook:
                 if self.rules.hold_max_s:
                     self.metrics.hold_ended(HoldOutcome(outcome), place.waited(now))
                 dial = outcome == "overflow"
-                twiml = self.twiml.overflow(self.rules.overflow_number) if dial else self.twiml.apology()
+                twiml = self.twiml.overflow(rules.overflow_number) if dial else self.twiml.apology()
                 return Answered(twiml, "no_worker", now + REPEATED_S, why=found.why)
             case _:
                 assert_never(decision)

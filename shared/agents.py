@@ -7,6 +7,8 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from shared.calls import EndReason
+
 DEFAULT_AGENT: Final = "default"
 
 ToolStage = Literal["critical", "essential", "full"]
@@ -57,6 +59,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     overflow_number: str = ""
     transfer_number: str = ""
     numbers: tuple[str, ...] = ()
+
+    def dials(self, reason: EndReason) -> str:
+        """Say whom a caller is to be connected to whose call ended for this reason; empty for nobody."""
+        return self.transfer_number if reason is EndReason.TRANSFERRED else ""
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from shared.calls import CallSid, CallState, EndReason, IncomingCall, StreamSid
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 """Grows with every change a peer of the former version would not understand."""
 
 
@@ -116,22 +116,27 @@ class NoWorker(Message, frozen=True):
 
 
 class EndKnown(Message, frozen=True):
-    """Pool to router: the state of a call, and its end reason when it has one. `state` is None for a call not of ours."""
+    """Pool to router: the state of a call, and its end reason when it has one. `state` is None for a call not of ours.
+
+    `dial` is whom a transferred caller is to be connected to (E.164).
+    """
 
     request: int
     state: CallState | None
     reason: EndReason | None
+    dial: str = ""
 
 
 class Ended(Message, frozen=True):
     """Pool to every router, when a call has ended and before its stream is closed.
 
-    So the end is known at `/call-ended` also when Redis did not take it and the pool is dead by then.
+    So the end is known at `/call-ended` also when Redis did not take it and the pool is dead by then. `dial` as in EndKnown.
     """
 
     call_sid: CallSid
     attempt: int
     reason: EndReason
+    dial: str = ""
 
 
 FromPool = Welcome | Readiness | Reserved | NoWorker | EndKnown | Ended

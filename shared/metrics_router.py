@@ -35,7 +35,7 @@ class RouterMetrics:
         )
         for result in ("reserved", "repeated", "held", "no_worker", "bad_request", "forbidden"):
             self._webhook.labels(result)
-        for answer in ("apology", "hang_up", "reconnect", "nothing"):
+        for answer in ("apology", "hang_up", "transfer", "reconnect", "nothing"):
             self._stream_ends.labels(answer)
         for result in ("reserved", "repeated", "held", "no_worker"):
             self._reconnections.labels(result)
@@ -62,7 +62,7 @@ class RouterMetrics:
         self._upgrades.labels("handed_off" if handed_off else "refused").inc()
 
     def stream_ended(self, answer: str) -> None:
-        """Count what a caller got when the stream was over: apology, hang_up, reconnect, or nothing, being gone."""
+        """Count what a caller got when the stream was over: apology, hang_up, transfer, reconnect, or nothing, being gone."""
         self._stream_ends.labels(answer).inc()
 
     def reconnected(self, result: str) -> None:

@@ -23,8 +23,8 @@ _entry: Final = msgspec.json.Decoder(Entry)
 class CallRecords(Protocol):
     """The records of calls. Every method raises ReadinessUnavailable when Redis does not answer."""
 
-    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason) -> None:
-        """Store why an attempt of a call ended; the first reason stays."""
+    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason, dial: str = "") -> None:
+        """Store why an attempt of a call ended, and whom to dial then (empty for nobody); the first reason stays."""
 
     async def end_of(self, call_sid: CallSid, attempt: int) -> EndReason | None:
         """Give the end reason of an attempt; None when none is stored."""
@@ -49,10 +49,11 @@ class Records:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason) -> None:
+    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason, dial: str = "") -> None:
         """Store why an attempt of a call ended; the first reason stays, because ENDED is final."""
+        text = f"{reason.value} {dial}".rstrip()
         try:
-            await self._client.set(keys.end(call_sid, attempt), reason.value, ex=keys.END_TTL_S, nx=True)
+            await self._client.set(keys.end(call_sid, attempt), text, ex=keys.END_TTL_S, nx=True)
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
 
@@ -62,7 +63,7 @@ class Records:
             text = await self._client.get(keys.end(call_sid, attempt))
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
-        return read_reason(call_sid, None if text is None else str(text))
+        return read_end(call_sid, None if text is None else str(text))[0]
 
     async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
         """Write entries from position `at` on, in place of what stood there; say whether the copy is whole now.
@@ -107,13 +108,14 @@ class Records:
             raise ReadinessUnavailable(str(error)) from error
 
 
-def read_reason(call_sid: CallSid, text: str | None) -> EndReason | None:
-    """Read a stored end reason; None when none is stored, or one that this version does not know."""
+def read_end(call_sid: CallSid, text: str | None) -> tuple[EndReason | None, str]:
+    """Read a stored end: its reason, None when none is stored or one that this version does not know, and whom to dial."""
+    said, _, dial = (text or "").partition(" ")
     try:
-        return None if text is None else EndReason(text)
+        return (None if text is None else EndReason(said)), dial
     except ValueError:
-        _log.warning("unknown end reason", call_sid=call_sid, stored=text)
-        return None
+        _log.warning("unknown end reason", call_sid=call_sid, stored=said[:40])
+        return None, ""
 
 
 class JournalCopy:

@@ -12,7 +12,7 @@ from shared import keys, logs
 from shared.calls import EndReason
 from shared.errors import ReadinessUnavailable
 from shared.readiness import read_record
-from shared.records import read_reason
+from shared.records import read_end
 from shared.ticket import Ticket
 
 _log = logs.get(__name__)
@@ -27,12 +27,14 @@ class Traces:
         reason: which; None also for one that this version does not know.
         lease_s: for how long the lease of its pool, in the life that took the call, still stands; 0 when it is gone.
         journal: a copy of the call's journal exists: the call had begun, and nobody has ended it.
+        dial: whom a transferred caller is to be connected to; empty for nobody.
     """
 
     ended: bool = False
     reason: EndReason | None = None
     lease_s: float = 0.0
     journal: bool = False
+    dial: str = ""
 
 
 async def traces_of(client: Redis, ticket: Ticket) -> Traces:
@@ -47,12 +49,14 @@ async def traces_of(client: Redis, ticket: Ticket) -> Traces:
         pipe.get(keys.end(ticket.call_sid, ticket.attempt))
         pipe.exists(keys.journal(ticket.call_sid))
         try:
-            lease, lease_ms, reason, journal = await pipe.execute()
+            lease, lease_ms, end, journal = await pipe.execute()
         except (RedisError, OSError) as error:
             raise ReadinessUnavailable(str(error)) from error
+    reason, dial = read_end(ticket.call_sid, end)
     return Traces(
-        ended=reason is not None,
-        reason=read_reason(ticket.call_sid, reason),
+        ended=end is not None,
+        reason=reason,
+        dial=dial,
         lease_s=_lease_s(ticket, lease, lease_ms),
         journal=bool(journal),
     )

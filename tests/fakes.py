@@ -74,12 +74,14 @@ class FakeRecords(_Outage):
     def __init__(self, clock: HandClock | None = None) -> None:
         super().__init__(clock)
         self._ends: dict[tuple[CallSid, int], tuple[EndReason, float]] = {}
+        self.dials: dict[tuple[CallSid, int], str] = {}
         self._journals: dict[CallSid, tuple[list[Entry], float]] = {}
 
-    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason) -> None:
+    async def store_end(self, call_sid: CallSid, attempt: int, reason: EndReason, dial: str = "") -> None:
         """Store an end reason; the first stays."""
         self._ask()
         if await self.end_of(call_sid, attempt) is None:
+            self.dials[call_sid, attempt] = dial
             self._ends[call_sid, attempt] = (reason, self.clock() + keys.END_TTL_S)
 
     async def end_of(self, call_sid: CallSid, attempt: int) -> EndReason | None:

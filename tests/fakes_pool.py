@@ -60,6 +60,7 @@ class FakePool:
     silent: bool = False  # takes questions and never answers
     expires_at: int = 2**40  # of the tickets it gives
     end: EndReason | None = None
+    dial: str = ""
     end_state: CallState | None = CallState.ENDED
     hellos: list[Hello] = field(default_factory=list)
     reserved: list[Reserve] = field(default_factory=list)
@@ -121,7 +122,7 @@ class FakePool:
     def ended(self, call_sid: str, attempt: int, reason: EndReason) -> None:
         """Tell the routers of the end of a call."""
         for channel in self.channels:
-            channel.send(Ended(call_sid=CallSid(call_sid), attempt=attempt, reason=reason))
+            channel.send(Ended(call_sid=CallSid(call_sid), attempt=attempt, reason=reason, dial=self.dial))
 
     def ticket_for(self, question: Reserve) -> Ticket:
         """The ticket it gives in answer."""
@@ -155,7 +156,7 @@ class FakePool:
             case AskEnd(request=number):
                 self.asked.append(message)
                 if not self.silent:
-                    channel.send(EndKnown(request=number, state=self.end_state, reason=self.end))
+                    channel.send(EndKnown(request=number, state=self.end_state, reason=self.end, dial=self.dial))
             case NoPrefetch():
                 self.no_prefetch.append(message)
             case HandOff():

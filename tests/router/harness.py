@@ -145,7 +145,7 @@ class Router:
 
 @dataclass(slots=True, eq=False)
 class Outer:
-    """What stands in for Redis: `queue_works` is what queueing says, `ends` and `traces` are what is stored.
+    """What stands in for Redis: `queue_works` is what queueing says, `ends` (with `dial`) and `traces` are what is stored.
 
     Of `traces` each look takes one, the last one stays.
     """
@@ -153,6 +153,7 @@ class Outer:
     queue_works: bool = True
     queue_gate: asyncio.Event = field(default_factory=asyncio.Event)  # queueing waits for it
     ends: dict[tuple[CallSid, int], EndReason] = field(default_factory=dict)
+    dial: str = ""
     end_error: Exception | None = None
     traces: list[Traces] = field(default_factory=lambda: [Traces()])
     closed: bool = False
@@ -177,7 +178,7 @@ async def running(
             raise outer.end_error
         reason = outer.ends.get((ticket.call_sid, ticket.attempt))
         if reason is not None:
-            return Traces(ended=True, reason=reason)
+            return Traces(ended=True, reason=reason, dial=outer.dial)
         return outer.traces.pop(0) if len(outer.traces) > 1 else outer.traces[0]
 
     async def report(said: MessageReport) -> bool:

@@ -31,9 +31,17 @@ def test_the_same_call_and_attempt_is_a_repeat_unless_the_tokens_differ() -> Non
 
 
 def test_only_our_losses_and_the_unknown_need_an_apology() -> None:
-    sorry = {reason for reason in EndReason if at_end(Over(reason)) is Answer.APOLOGY}
+    sorry = {reason for reason in EndReason if at_end(Over(reason, dial="+15550001111")) is Answer.APOLOGY}
     assert sorry == {EndReason.WORKER_LOST, EndReason.POISONED, EndReason.PROVIDER_LOST}
     assert {at_end(Unclear(doubt)) for doubt in Doubt} == {Answer.APOLOGY}
+
+
+def test_only_a_transfer_dials_and_only_a_number() -> None:
+    """Without one the caller was promised somebody who does not come: that is no time to hang up without a word."""
+    dialled = {reason for reason in EndReason if at_end(Over(reason, dial="+15550001111")) is Answer.TRANSFER}
+    assert dialled == {EndReason.TRANSFERRED}
+    for number in ("", "555", "sip:a@b", "+15550001111<"):
+        assert at_end(Over(EndReason.TRANSFERRED, dial=number)) is Answer.APOLOGY
 
 
 def test_only_a_cut_off_reconnects() -> None:

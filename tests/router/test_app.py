@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from router import cutoff, intake, serving, webhook
-from shared.calls import CallState, EndReason
+from shared.calls import CallSid, CallState, EndReason
 from shared.errors import ReadinessUnavailable
 from shared.messages import Problem
 from shared.ticket import Ticket
@@ -253,7 +253,7 @@ async def test_an_attempt_that_is_not_a_digit_is_a_bad_request(folder: Path, att
 # --- the end of a stream --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reason", list(EndReason))
+@pytest.mark.parametrize("reason", [reason for reason in EndReason if reason is not EndReason.TRANSFERRED])
 async def test_a_known_end_hangs_up_and_a_loss_of_ours_apologises(folder: Path, reason: EndReason) -> None:
     async with FakePool(folder, end=reason).serving() as pool, running(folder) as router:
         text = await ended(router, router.office.sign(ticket()))
@@ -292,6 +292,42 @@ async def test_a_call_that_is_over_gets_an_empty_answer(folder: Path, status: st
     async with FakePool(folder).serving() as pool, running(folder) as router:
         assert verbs(await ended(router, router.office.sign(ticket()), status)) == []
         assert not pool.asked
+
+
+# --- a caller who asked for a person -----------------------------------------------------------------------------------
+
+PERSON = "+15005550077"
+
+
+@pytest.mark.parametrize("known_from", ["the pool, asked", "the pool, which told it", "Redis"])
+async def test_a_transferred_caller_is_connected(
+    folder: Path, known_from: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To whom stands in no line of the log as a whole."""
+    pool = FakePool(folder, dial=PERSON, end_state=None)
+    async with pool.serving(), running(folder) as router:
+        match known_from:
+            case "the pool, asked":
+                pool.end_state, pool.end = CallState.ENDED, EndReason.TRANSFERRED
+            case "the pool, which told it":
+                pool.ended(SID, 0, EndReason.TRANSFERRED)
+                await until(lambda: bool(router.parts.door.pools._ends))
+            case _:
+                router.state.dial = PERSON
+                router.state.ends[CallSid(SID), 0] = EndReason.TRANSFERRED
+        answer = await ended(router, router.office.sign(ticket()))
+        assert f'<Dial action="{BASE}/hold?dialled=transfer" method="POST">{PERSON}</Dial>' in answer
+        assert router.metric("offhook_stream_ends_total", result="transfer") == 1
+        for status, following in (("completed", ["Hangup"]), ("no-answer", ["Say", "Hangup"])):
+            params = params_for(DialCallStatus=status, CallStatus="in-progress")
+            assert verbs((await router.post("/hold?dialled=transfer", params)).text) == following
+    assert PERSON not in capsys.readouterr().out
+
+
+async def test_a_transfer_to_nobody_is_an_apology(folder: Path) -> None:
+    pool = FakePool(folder, end=EndReason.TRANSFERRED)
+    async with pool.serving(), running(folder) as router:
+        assert verbs(await ended(router, router.office.sign(ticket()))) == ["Say", "Hangup"]
 
 
 # --- a stream that was cut off --------------------------------------------------------------------------------------

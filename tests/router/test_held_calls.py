@@ -330,10 +330,21 @@ async def test_who_has_waited_too_long_is_connected_to_the_overflow_number(
         caller = Caller(1)
         await caller.dials(router)
         answer = await caller.asks(router, after_s=61)
-        assert f'<Dial action="{BASE}/hold?dialled=1" method="POST">+15005550009</Dial>' in answer.text
+        assert f'<Dial action="{BASE}/hold?dialled=overflow" method="POST">+15005550009</Dial>' in answer.text
         assert router.metric("offhook_hold_seconds_count", outcome="overflow") == 1
-        ended = await router.post("/hold?dialled=1", params_for(DialCallStatus=status, CallStatus="in-progress"))
+        ended = await router.post("/hold?dialled=overflow", params_for(DialCallStatus=status, CallStatus="in-progress"))
         assert verbs(ended) == following
+
+
+async def test_the_overflow_number_is_the_agents_where_it_has_one(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "agents.toml"
+    path.write_text(
+        f'[agents.a]\nnumbers = ["{params_for()["To"]}"]\noverflow_number = "+15005550001"\n', encoding="utf-8"
+    )
+    async with house(folder, overflow_number="+15005550009", agents_file=path) as (_, router):
+        caller = Caller(1)
+        await caller.dials(router)
+        assert "+15005550001</Dial>" in (await caller.asks(router, after_s=61)).text
 
 
 async def test_without_a_line_the_overflow_number_is_dialled_at_once(folder: Path) -> None:

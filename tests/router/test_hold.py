@@ -194,7 +194,7 @@ def test_a_silent_caller_only_waits_and_comes_back() -> None:
 
 def test_an_overflow_call_says_where_it_ends() -> None:
     content = Twiml(BASE, apology_clip=False).overflow("+15005550009")
-    assert f'<Dial action="{BASE}/hold?dialled=1" method="POST">+15005550009</Dial>'.encode() in content
+    assert f'<Dial action="{BASE}/hold?dialled=overflow" method="POST">+15005550009</Dial>'.encode() in content
 
 
 def test_a_pause_is_a_whole_number_of_seconds_and_never_none() -> None:

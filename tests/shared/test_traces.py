@@ -56,6 +56,13 @@ async def test_a_pool_that_was_started_again_holds_no_lease_for_the_calls_of_its
     assert (await traces_of(redis, TICKET)).lease_s == 0
 
 
+async def test_whom_to_dial_stands_behind_a_transfer(redis: Redis) -> None:
+    await Records(redis).store_end(TICKET.call_sid, TICKET.attempt, EndReason.TRANSFERRED, "+15005550077")
+    found = await traces_of(redis, TICKET)
+    assert (found.reason, found.dial) == (EndReason.TRANSFERRED, "+15005550077")
+    assert await Records(redis).end_of(TICKET.call_sid, TICKET.attempt) is EndReason.TRANSFERRED
+
+
 async def test_only_the_end_of_this_attempt_counts(redis: Redis) -> None:
     await Records(redis).store_end(TICKET.call_sid, 0, EndReason.AGENT_HANGUP)
     assert not (await traces_of(redis, TICKET)).ended

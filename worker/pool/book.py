@@ -81,6 +81,11 @@ class Call:
         return self.incoming.attempt
 
     @property
+    def dial(self) -> str:
+        """Whom the caller is to be connected to, when the call has ended for that; empty for nobody."""
+        return "" if self.reason is None else self.agent.dials(self.reason)
+
+    @property
     def streaming(self) -> bool:
         """Whether the caller's stream is open."""
         return self.state in _STREAMING

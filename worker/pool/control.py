@@ -255,4 +255,4 @@ class Control:
         call = self._house.book.get(ask.call_sid, ask.attempt)
         if call is None:
             return EndKnown(request=ask.request, state=None, reason=None)
-        return EndKnown(request=ask.request, state=call.state, reason=call.reason)
+        return EndKnown(request=ask.request, state=call.state, reason=call.reason, dial=call.dial)

@@ -58,17 +58,17 @@ class Copies:
         self._calls: dict[CallSid, Call] = {}
         self._copies: dict[CallSid, JournalCopy] = {}
         self._over: set[CallSid] = set()
-        self._late_ends: dict[tuple[CallSid, int], EndReason] = {}
+        self._late_ends: dict[tuple[CallSid, int], tuple[EndReason, str]] = {}  # with whom to dial
         self._news = asyncio.Event()
 
     async def store_end(self, call: Call, reason: EndReason) -> None:
         """Store an end reason, for at most 300 ms; until it is stored later, the router has only this pool to ask."""
         try:
             async with asyncio.timeout(STORE_WAIT_S):
-                await self._records.store_end(call.sid, call.attempt, reason)
+                await self._records.store_end(call.sid, call.attempt, reason, call.agent.dials(reason))
         except (TimeoutError, ReadinessUnavailable) as error:
             self._failed("end reason", error)
-            self._late_ends[call.sid, call.attempt] = reason
+            self._late_ends[call.sid, call.attempt] = reason, call.agent.dials(reason)
             while len(self._late_ends) > LATE_ENDS:
                 del self._late_ends[next(iter(self._late_ends))]
             self._news.set()
@@ -143,8 +143,8 @@ class Copies:
 
     async def _write(self) -> None:
         """Write everything that is due, ends first: a journal without an end tells of a call that was cut off."""
-        for (call_sid, attempt), reason in list(self._late_ends.items()):
-            await self._records.store_end(call_sid, attempt, reason)
+        for (call_sid, attempt), (reason, dial) in list(self._late_ends.items()):
+            await self._records.store_end(call_sid, attempt, reason, dial)
             self._late_ends.pop((call_sid, attempt), None)
         for call_sid in list(self._over):
             await self._records.delete_journal(call_sid)

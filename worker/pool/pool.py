@@ -319,7 +319,7 @@ class Pool:
         if not self._book.end(call, reason, time.monotonic()):
             return
         self._aftercall.over(call, reason, journal)
-        self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason))
+        self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason, dial=call.dial))
         self._metrics.call_ended(reason)
         self._customers.forget(call)
         self._rescue.forget(call)
