@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from shared import logs
 from shared.errors import ClipError, SettingsError
+from shared.letters import TWILIO_TIMEOUT_S
 from shared.settings import ASSETS, NOT_BUILT_YET, Process, Settings, load, refuse
 
 ROUTER = {"PUBLIC_BASE_URL": "https://voice.example.com", "TWILIO_AUTH_TOKEN": "twilio-secret"}
@@ -103,6 +104,17 @@ def test_a_secret_of_blanks_is_none_and_the_blanks_around_one_are_not_its_own(en
     ]
     assert environment.problems(Process.ROUTER, {**ROUTER, "TWILIO_AUTH_TOKEN": " twilio-secret\n"}) == []
     assert load(Process.ROUTER).twilio_auth_token.get_secret_value() == "twilio-secret"
+
+
+def test_only_the_prefetchers_need_what_a_message_is_sent_with(environment: Environment) -> None:
+    sender = {"WHATSAPP_FROM": "+15550009999"}
+    assert environment.problems(Process.PREFETCHER, sender) == [
+        "PUBLIC_BASE_URL: missing", "TWILIO_ACCOUNT_SID: missing", "TWILIO_AUTH_TOKEN: missing",
+    ]  # fmt: skip
+    assert environment.problems(Process.POOL, POOL) == []
+    assert environment.problems(Process.TOOL_HOST, {}) == []
+    assert environment.problems(Process.PREFETCHER, {**ROUTER, "TWILIO_ACCOUNT_SID": "AC" + "0" * 32}) == []
+    assert load(Process.PREFETCHER).longest_step == TWILIO_TIMEOUT_S
 
 
 def test_a_ticket_key_does_not_replace_the_token_that_checks_signatures(environment: Environment) -> None:
