@@ -21,6 +21,7 @@ from twilio.request_validator import (
     get_signature_algorithm,
 )
 
+from shared import letters
 from shared.calls import CallSid, IncomingCall, TraceId
 
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
@@ -38,8 +39,6 @@ MESSAGE_STATUSES: Final = frozenset({
     "accepted", "scheduled", "queued", "sending", "sent", "delivered", "read", "undelivered", "failed", "canceled",
 })  # fmt: skip
 """Of messages that are sent. Source: Twilio docs, Message resource (Status)."""
-
-MAX_KEY_CHARS: Final = 512
 
 _MESSAGE_SID: Final = re.compile(r"(SM|MM)[0-9a-fA-F]{32}", re.ASCII)
 _ERROR_CODE: Final = re.compile(r"[0-9]{0,6}", re.ASCII)
@@ -202,7 +201,7 @@ def message_report(form: Form, query: Form) -> MessageReport:
     if status not in MESSAGE_STATUSES or not _ERROR_CODE.fullmatch(error_code):
         raise MalformedRequest("message_status")
     key, call = query.first("key"), query.first("call")
-    if len(key) > MAX_KEY_CHARS or (call and not _CALL_SID.fullmatch(call)):
+    if len(key) > letters.MAX_KEY_CHARS or (call and not _CALL_SID.fullmatch(call)):
         raise MalformedRequest("message_key")
     return MessageReport(sid, status, error_code, key, call)
 

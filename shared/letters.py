@@ -33,6 +33,9 @@ JOB_KEPT_S: Final = 0
 DEAD_KEPT_S: Final = 86_400
 """How long a job stays to be looked at that was given up."""
 
+MAX_KEY_CHARS: Final = 512
+"""Of a key in the address Twilio reports to; a longer one is left out, and its reports go by Twilio's own name alone."""
+
 OUTSIDE_WINDOW: Final = "63016"
 """Free text more than 24 h after the customer's last message; may come with the answer or later. Source: Twilio error 63016."""
 

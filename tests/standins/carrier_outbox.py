@@ -100,7 +100,8 @@ class MessagesApi:
             raise ApiError(HTTP_STATUS.get(code, 400), code, f"Refused with {code}")
         message = _taken(form, settings)
         self._messages[message.sid] = message
-        self._note("message", sid=message.sid, to=message.to, body=message.body, template=message.template)
+        shown = {"to": message.to, "body": message.body, "template": message.template, "callback": message.callback}
+        self._note("message", sid=message.sid, **shown)
         self._follow(message, settings)
         if fault == "lost":  # it was taken, and nobody is told
             request_.scope["state"]["transport"].abort()

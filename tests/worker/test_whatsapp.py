@@ -145,9 +145,19 @@ def test_a_number_without_its_ninth_digit_is_used_as_given(office: Office) -> No
 
 
 def test_half_a_character_does_not_keep_a_message(office: Office) -> None:
+    office.key += "\ud83d"
     assert office.send("Hello \ud83d").state == "sent"
     assert office.taken()[0]["body"] == "Hello ?"
     assert office.rows()[0]["body"] == "Hello ?"
+
+
+def test_a_message_says_where_its_reports_go_unless_its_name_is_endless(office: Office) -> None:
+    office.send()
+    office.key = f"{CALL}:{'x' * 5000}"
+    assert office.send().state == "sent"
+    first, second = (each["callback"] for each in office.taken())
+    assert first == f"{PUBLIC}/message-status?key={CALL}%3Acall_1&call={CALL}"
+    assert second == f"{PUBLIC}/message-status?key=&call={CALL}"
 
 
 def test_the_same_key_again_sends_nothing_and_changes_nothing(office: Office) -> None:

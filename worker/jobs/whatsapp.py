@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared import logs
-from shared.letters import OUTSIDE_WINDOW, State, Told
+from shared.letters import MAX_KEY_CHARS, OUTSIDE_WINDOW, State, Told
 from worker.jobs import twilio_words
 from worker.jobs.attempts import Attempts
 from worker.jobs.later import TryLater
@@ -69,7 +69,7 @@ def send(key: str, to: str, body: str, call_sid: str, asked_at: float) -> None:
     Raises:
         TryLater: it could not be sent, or not be written down, and RQ is to come back.
     """
-    body = body.encode(errors="replace").decode()  # half a character is JSON, and nothing that can be sent
+    key, body = (text.encode(errors="replace").decode() for text in (key, body))  # half a character cannot be sent
     context, letter = CONTEXT.get(), Letter(key, to, body, call_sid)
     with structlog.contextvars.bound_contextvars(call_sid=call_sid):
         told = once(context, key, asked_at, lambda: _sent(context, letter))
@@ -193,4 +193,5 @@ def _wait_for(before: Told) -> None:
 
 def _callback(context: Context, letter: Letter) -> str:
     """Give the address of a message's reports: which message it is stands in it, and Twilio signs it."""
-    return f"{context.public_url}{STATUS_PATH}?{urlencode({'key': letter.key, 'call': letter.call_sid})}"
+    key = letter.key if len(letter.key) <= MAX_KEY_CHARS else ""
+    return f"{context.public_url}{STATUS_PATH}?{urlencode({'key': key, 'call': letter.call_sid})}"
