@@ -37,7 +37,7 @@ class HostLine:
     """The line to the tool host. `offered` are the tools of MCP servers by name; `on_offered` is called when they change."""
 
     def __init__(self) -> None:
-        self.offered: dict[str, Tool] = {}
+        self.offered: Mapping[str, Tool] = {}
         self.on_offered: Callable[[], None] = lambda: None
         self._by_server: dict[str, dict[str, Tool]] = {}
         self._has: frozenset[Need] = frozenset()
