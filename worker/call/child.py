@@ -252,8 +252,9 @@ class _Child:
             return
         self._reserved_at = reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
-        self._pipeline.prepare(agent, self._serving.session, call)
         self._agent = agent
+        self._serving.use(agent)  # before the pipeline looks at its session: which tools there are is the agent's
+        self._pipeline.prepare(agent, self._serving.session, call)
         self._know(Values(call.caller, call.called, agent.name, agent.timezone))
         self._prepared = self._tasks.go(self._open(agent))
 
