@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +232,32 @@ async def test_of_many_who_want_one_slot_at_once_one_gets_it(ask: Asked) -> None
     answers = await asyncio.gather(*(ask.book(2, phone) for phone in callers))
     assert sorted(answer["outcome"] for answer in answers) == ["booked"] + ["taken"] * 7
     assert len(await ask.busy()) == 1
+
+
+def test_callers_who_race_for_slot_after_slot_are_all_answered(ask: Asked) -> None:
+    """Without the lock of the calendar one of ten slots ends in a deadlock, and a caller with an error instead of `taken`."""
+    callers, slots = [f"+1555000{number:04}" for number in range(6)], 250
+    ask.database.rows("insert into customers (phone) select unnest(%s::text[])", callers)
+    start, outcomes = threading.Barrier(len(callers)), Counter[str]()
+    query = "select book_appointment(%(key)s, %(phone)s, 'main', %(at)s, %(at)s + interval '2 hours') ->> 'outcome'"
+
+    def race(phone: str) -> None:
+        with psycopg.connect(ask.database.dsn, autocommit=True) as connection:
+            for slot in range(0, 3 * slots, 3):
+                start.wait(60)
+                try:
+                    request = {"key": f"{phone}:{slot}", "phone": phone, "at": DAY + timedelta(hours=slot)}
+                    row = connection.execute(query, request).fetchone()
+                    outcomes[row[0] if row else "nothing"] += 1
+                except psycopg.Error as error:
+                    outcomes[f"error {error.sqlstate}"] += 1
+
+    threads = [threading.Thread(target=race, args=(phone,)) for phone in callers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == {"booked": slots, "taken": slots * (len(callers) - 1)}
 
 
 async def test_many_who_want_slots_that_overlap_like_a_chain_never_lock_each_other_out(ask: Asked) -> None:
