@@ -104,6 +104,19 @@ async def short_call(carrier: Carrier, caller: str = CALLER) -> str:
     return call.call_sid
 
 
+async def orphaned_call(stack: Stack, carrier: Carrier, caller: str) -> str:
+    """Make a call whose pool is killed, so that its worker has to see to its record; give its SID."""
+    call = await carrier.dial(from_=caller)
+    await greeted(call)
+    await asyncio.to_thread(stack.pool.stop, signal.SIGKILL)
+    await ask(call, "yes", "said:", "Yes.")
+    await call.hangup()
+    await call.ended()
+    stack.pool.start()
+    await stack.ready()
+    return call.call_sid
+
+
 async def test_a_call_is_stored_posted_and_recorded(
     stack: Stack, carrier: Carrier, hook: Standin, folder: Path
 ) -> None:
@@ -218,8 +231,9 @@ async def test_a_call_of_a_database_that_is_away_is_stored_once_when_it_is_back(
 
 async def test_forgetting_a_caller_leaves_nothing(stack: Stack, carrier: Carrier, hook: Standin, folder: Path) -> None:
     """In either form of the number; also what waits for a webhook, and nothing of anybody else."""
-    other_sid = await short_call(carrier, "+15550009999")
-    await stored(stack, other_sid)
+    other_sid = await orphaned_call(stack, carrier, "+15550009999")
+    row, turns = await stored(stack, other_sid)
+    assert (row["end_reason"], turns[-1]["text"]) == ("caller_hangup", "You said: Yes.")
     await posted(stack, hook, other_sid)
     await hook.control(status=503)
     call_sid = await short_call(carrier)

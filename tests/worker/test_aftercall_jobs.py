@@ -83,12 +83,12 @@ def redis(redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def conf(redis_url: str, hook: Standin, tmp_path: Path) -> Settings:
     return Settings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         redis_url=redis_url,
         supabase_url="http://127.0.0.1:1",
-        supabase_secret_key="sb_secret",  # type: ignore[arg-type]
+        supabase_secret_key="sb_secret",
         records_webhook_url=f"{hook.url}/calls",
-        records_webhook_secret=SECRET,  # type: ignore[arg-type]
+        records_webhook_secret=SECRET,
         recordings_dir=tmp_path,
     )
 
@@ -193,7 +193,7 @@ def test_a_recording_that_cannot_be_finished_does_not_cost_the_record(
     def broken(*_arguments: object) -> str:
         raise RuntimeError("no such codec")
 
-    monkeypatch.setattr(aftercall.recordings, "finish", broken)
+    monkeypatch.setattr("worker.jobs.recordings.finish", broken)
     aftercall.store(encode(record()))
     assert database.asked[0][1]["p_call"]["recording"] is None
     assert list(tmp_path.iterdir()) == []
