@@ -189,7 +189,8 @@ class ToolHost:
         self._kill()  # without its control socket it could serve nobody new
 
     def _ended(self) -> None:
-        code = self._process.poll() if self._process is not None else None
+        if self._process is not None:
+            self._process.poll()
         steady = self._up_since is not None and asyncio.get_running_loop().time() - self._up_since > STEADY_S
         if self._channel is not None:
             self._channel.close()
@@ -204,7 +205,7 @@ class ToolHost:
         self._show()
         if not self._closing:
             self._backoff = plan.Backoff() if steady else self._backoff
-            self._failed(f"it ended with status {code}")
+            self._failed("it has ended")
 
     def _failed(self, why: str) -> None:
         loop = asyncio.get_running_loop()
