@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from shared import logs
 from shared.errors import ClipError, SettingsError
 from shared.letters import TWILIO_TIMEOUT_S
-from shared.settings import ASSETS, NOT_BUILT_YET, Process, Settings, load, refuse
+from shared.settings import ASSETS, NOT_BUILT_YET, NOTHING, WITHHELD, Process, Settings, load, refuse
+from shared.settings import environment as environment_of
 
 ROUTER = {"PUBLIC_BASE_URL": "https://voice.example.com", "TWILIO_AUTH_TOKEN": "twilio-secret"}
 POOL = {"OPENAI_API_KEY": "openai-secret", "CARTESIA_API_KEY": "cartesia-secret", "CARTESIA_VOICE_ID": "voice"}
@@ -279,3 +280,30 @@ def test_a_refusal_is_one_line_per_problem_on_stderr_and_exit_status_2(capsys: p
     output = capsys.readouterr()
     assert output.err.splitlines() == ["offhook: greeting: missing", "offhook: hold: not mu-law"]
     assert output.out == ""
+
+
+@pytest.mark.parametrize("process", WITHHELD, ids=str)
+def test_a_child_is_not_told_what_it_must_not_know(environment: Environment, process: Process) -> None:
+    environment.set(POOL | {name: f"sesame-{name}" for name in SECRETS} | {"supabase_secret_key": "sesame in small"})
+    given = environment_of(process)
+    assert not [name for name in given if name.lower() in WITHHELD[process]]
+    assert {name for name in SECRETS if name.lower() not in WITHHELD[process]} <= given.keys()
+    assert given["CARTESIA_VOICE_ID"] == "voice"
+
+
+@pytest.mark.parametrize("process", WITHHELD, ids=str)
+def test_nor_does_it_read_that_from_the_file(process: Process, tmp_path: Path) -> None:
+    variables = POOL | {"SUPABASE_URL": "https://db.example.com"} | {name: f"sesame-{name}" for name in SECRETS}
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    settings = load(process)
+    read = {name: getattr(settings, name.lower()).get_secret_value() for name in SECRETS}
+    assert {name: value for name, value in read.items() if name.lower() in WITHHELD[process]} == {
+        name.upper(): NOTHING for name in WITHHELD[process]
+    }
+    assert logs.mask(NOTHING) == NOTHING, "an innocent word"
+
+
+def test_a_zygote_needs_what_a_pool_needs_and_a_tool_host_nothing(environment: Environment) -> None:
+    assert environment.problems(Process.TOOL_HOST, {}) == []
+    assert environment.problems(Process.ZYGOTE, {}) == [f"{name}: missing" for name in POOL]
+    assert environment.problems(Process.ZYGOTE, {**POOL, "SUPABASE_URL": "https://db.example.com"}) == []
