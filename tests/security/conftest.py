@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SECRET_SETTINGS = (
     "TWILIO_AUTH_TOKEN", "TICKET_KEY", "CONSOLE_TOKEN", "OPENAI_API_KEY", "CARTESIA_API_KEY", "SUPABASE_SECRET_KEY",
+    "RECORDS_WEBHOOK_SECRET", "MCP_TOKEN",
 )  # fmt: skip
 
 
@@ -24,7 +25,7 @@ class Planted(Stack):
     """An installation whose secrets are known by their values; also its Redis asks for a password."""
 
     def __init__(self) -> None:
-        super().__init__(Plan(pool_ready=2, env={"LOG_LEVEL": "DEBUG"}))
+        super().__init__(Plan(pool_ready=2, database="postgres", env={"LOG_LEVEL": "DEBUG"}))
         self.secrets: Mapping[str, str] = {
             name: f"planted-{secrets.token_hex(12)}" for name in (*SECRET_SETTINGS, "password of Redis")
         }

@@ -206,8 +206,9 @@ async def test_no_secret_and_no_number_is_found_anywhere_whatever_goes_wrong(pla
 
 
 async def test_what_was_said_is_forgotten_with_the_call_and_the_number_soon_after(planted: Planted) -> None:
-    """The number is in the job that looks it up; everything that holds it has an end."""
+    """The number is in the jobs that look it up and that store the record; everything that holds it has an end."""
     await at_rest(planted)
+    others = stored(planted).keys()  # records of calls whose database was away wait for it
     await planted.supabase.control(customers=[{"phone": CALLER, "name": "Ana Souza"}])
     async with planted.caller() as carrier:
         call = await carrier.dial(from_=CALLER)
@@ -217,8 +218,12 @@ async def test_what_was_said_is_forgotten_with_the_call_and_the_number_soon_afte
         await call.hangup()
         await call.ended()
     await planted.until(lambda: not any("journal" in key for key in stored(planted)), "the journal is deleted")
+    await planted.until(
+        lambda: planted.database.rows("select * from calls where call_sid = %s", call.call_sid), "a record"
+    )
+    await planted.until(lambda: not any("store-" in key for key in stored(planted).keys() - others), "its job is gone")
     with planted.open_redis() as client:
-        holders = [key for key, content in stored(planted).items() if DIGITS.encode() in content]
+        holders = [key for key, content in stored(planted).items() if DIGITS.encode() in content and key not in others]
         for key in holders:
             assert client.ttl(key) != -1, f"{key} stays for ever"
 
