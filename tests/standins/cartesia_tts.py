@@ -57,7 +57,9 @@ class TtsSession:
             self._ended.add(context_id)
             return
         self.socket.touch()
-        control.note("tts_text", context_id=context_id, text=request.transcript, language=request.language)
+        voice = request.voice if isinstance(request.voice, str) else request.voice.id
+        said = {"text": request.transcript, "language": request.language, "voice": voice}
+        control.note("tts_text", context_id=context_id, **said)
         control.counters["characters"] += len(request.transcript)
         if status := self.desk.settings.tts_error_code:
             self.desk.spend("tts_error_next", "tts_error_code")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.redis
 
 SID = CallSid("CA07")
+PERSON = "+551140000009"
 CALL = IncomingCall(
     call_sid=SID, caller="+5511999990000", called="+551140000000", trace_id=TraceId("f" * 32), attempt=1
 )
@@ -46,7 +47,13 @@ class Orphaned:
     def __init__(self, url: str, **settings: Any) -> None:
         self.orphan = Orphan(Settings(_env_file=None, redis_url=url, **settings))
         self.orphan.serve(
-            Bind(call=CALL, agent=Agent(name="recepcao"), accepted_at=time.monotonic(), reserved_at=0.0), ()
+            Bind(
+                call=CALL,
+                agent=Agent(name="recepcao", transfer_number=PERSON),
+                accepted_at=time.monotonic(),
+                reserved_at=0.0,
+            ),
+            (),
         )
         self.stored = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
@@ -55,9 +62,9 @@ class Orphaned:
         """Do what the end of the channel does."""
         self.running = asyncio.create_task(self.orphan.run(self.stored.set))
 
-    def end(self) -> None:
+    def end(self, reason: EndReason = EndReason.AGENT_HANGUP) -> None:
         """End the call."""
-        self.orphan.note(Ending(reason=EndReason.AGENT_HANGUP))
+        self.orphan.note(Ending(reason=reason))
 
 
 @asynccontextmanager
@@ -121,6 +128,17 @@ async def test_at_the_end_the_reason_is_stored_and_the_copy_deleted_before_anybo
         assert await records.end_of(SID, 1) is EndReason.AGENT_HANGUP
         assert await records.journal_of(SID) == []
         await worker.orphan.leave()
+
+
+async def test_whom_to_dial_is_stored_with_a_transfer(redis_url: str) -> None:
+    client = redis_door.commands(redis_url)
+    async with orphaned(redis_url) as worker:
+        worker.pool_is_lost()
+        worker.end(EndReason.TRANSFERRED)
+        async with asyncio.timeout(DEADLINE_S):
+            await worker.stored.wait()
+        assert await client.get(keys.end(SID, 1)) == f"transferred {PERSON}"
+    await client.aclose()
 
 
 async def test_an_end_that_the_pool_did_not_come_to_store_is_stored(redis_url: str) -> None:
