@@ -73,10 +73,12 @@ class Business:
 
     def free(self, day: date, busy: Sequence[Span], now: datetime) -> list[datetime]:
         """Give the starts of a day's slots that are still to come and overlap nothing."""
+        opened = self.opened(day)
+        near = [taken for taken in busy if any(taken.overlaps(span) for span in opened)]  # of weeks, a day's
         return [
             slot.start
             for slot in self.slots(day)
-            if slot.start > now and not any(slot.overlaps(taken) for taken in busy)
+            if slot.start > now and not any(slot.overlaps(taken) for taken in near)
         ]
 
     def slot(self, start: datetime, now: datetime) -> Span:
@@ -99,8 +101,11 @@ class Business:
         Raises:
             ToolError: it is more than a year ahead.
         """
-        if day > self.today(now) + timedelta(days=MOST_DAYS_AHEAD):
-            raise ToolError(f"{times.day_words(day, now)} is too far ahead: appointments are made up to a year ahead.")
+        today = self.today(now)
+        if day > today + timedelta(days=MOST_DAYS_AHEAD):
+            raise ToolError(
+                f"{times.day_words(day, today)} is too far ahead: appointments are made up to a year ahead."
+            )
 
     def _on_grid(self, start: datetime, slots: list[Span], said: str) -> Span:
         for slot in slots:
@@ -118,7 +123,9 @@ class Business:
             spans = self.opened(day + timedelta(days=ahead))
             if spans:
                 openings = " and ".join(f"{self._clock(span.start)} to {self._clock(span.end)}" for span in spans)
-                that = "That day" if not ahead else f"On {times.day_words(day + timedelta(days=ahead), now)}"
+                that = (
+                    "That day" if not ahead else f"On {times.day_words(day + timedelta(days=ahead), self.today(now))}"
+                )
                 return f"{that} it is open from {openings}."
         return "It opens on no day."
 

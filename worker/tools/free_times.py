@@ -9,6 +9,9 @@ from worker.tools import times
 from worker.tools.business import Business, Span, spread
 from worker.tools.registry import ToolCall
 
+MOST_RUNS: Final = 12
+"""A day of very short slots that is booked here and there has more pieces than a model should read."""
+
 DAYS_SEARCHED: Final = 14
 DAYS_SHOWN: Final = 3
 MOST_SUGGESTED: Final = 6
@@ -47,7 +50,7 @@ class FreeDays:
         zone = self.business.zone
         return {
             "date": day.isoformat(),
-            "day": times.day_words(day, self.now.astimezone(zone)),
+            "day": times.day_words(day, self.business.today(self.now)),
             "suggest": [times.clock(start, zone) for start in suggested],
             "free": self._runs(self.starts[day]),
         }
@@ -60,8 +63,10 @@ class FreeDays:
                 runs[-1].append(start)
             else:
                 runs.append([start])
-        names = [[times.clock(run[index], self.business.zone) for index in (0, -1)] for run in runs]
-        return [first if first == last else f"{first} to {last}" for first, last in names]
+        kept = runs[:MOST_RUNS]
+        names = [[times.clock(run[index], self.business.zone) for index in (0, -1)] for run in kept]
+        told = [first if first == last else f"{first} to {last}" for first, last in names]
+        return told if len(runs) == len(kept) else [*told, "and later"]
 
 
 async def look(call: ToolCall, business: Business, first: date, now: datetime) -> FreeDays:
@@ -73,7 +78,7 @@ async def look(call: ToolCall, business: Business, first: date, now: datetime) -
     days = [first + timedelta(days=ahead) for ahead in range(DAYS_SEARCHED)]
     begins, ends = (
         datetime.combine(day, datetime.min.time(), business.zone).astimezone(UTC)
-        for day in (first, days[-1] + timedelta(days=2))  # what begins on the last day may end on the next
+        for day in (first, days[-1] + timedelta(days=1))
     )
     rows = await call.services.ask(
         "busy_between", calendar=call.agent.calendar, **{"from": begins.isoformat(), "to": ends.isoformat()}

@@ -30,7 +30,7 @@ async def run(call: ToolCall) -> Outcome:
     today = business.today(now)
     day = times.read_day(call.arguments.day, today) if call.arguments.day else None
     if day is not None and day < today:
-        raise ToolError(f"{times.day_words(day, now)} is in the past. Today is {times.day_words(today, now)}.")
+        raise ToolError(f"{times.day_words(day, today)} is in the past. Today is {times.day_words(today, today)}.")
     business.check_ahead(day or today, now)
     found = await free_times.look(call, business, day or today, now)
     if call.arguments.part is not None:
@@ -39,7 +39,7 @@ async def run(call: ToolCall) -> Outcome:
     told = {"note": f"Times are starts, every {minutes} minutes. Suggest few."}
     if day is not None and found.starts[day]:
         return Outcome({"free": found.on(day), **told})
-    nothing = "" if day is None else f"{_nothing(business, day, now)} "
+    nothing = "" if day is None else f"{_nothing(business, day, today)} "
     if not found.any:
         raise ToolError(f"{nothing}Nothing is free in the two weeks after it. Offer to look at a later day.")
     return Outcome({"free": found.first(), "note": nothing + told["note"]})
@@ -52,8 +52,8 @@ def _only(found: FreeDays, part: Part) -> FreeDays:
     return FreeDays(found.business, found.now, kept)
 
 
-def _nothing(business: Business, day: date, now: datetime) -> str:
-    said = times.day_words(day, now)
+def _nothing(business: Business, day: date, today: date) -> str:
+    said = times.day_words(day, today)
     return f"Nothing is free on {said}." if business.opened(day) else f"The business is closed on {said}."
 
 

@@ -60,10 +60,10 @@ def read_day(written: str, today: date) -> date:
         raise ToolError(f"{_shown(text)} is not a day. {HOW_A_DAY}") from None
 
 
-def day_words(day: date, now: datetime) -> str:
-    """Say a day: `Thursday 3 December`, with the year when that is another one than now."""
+def day_words(day: date, today: date) -> str:
+    """Say a day: `Thursday 3 December`, with the year when that is another one than today's."""
     words = f"{WEEKDAYS[day.weekday()].capitalize()} {day.day} {MONTHS[day.month]}"
-    return words if day.year == now.year else f"{words} {day.year}"
+    return words if day.year == today.year else f"{words} {day.year}"
 
 
 def clock(at: datetime, zone: ZoneInfo) -> str:
@@ -80,7 +80,7 @@ def iso(at: datetime, zone: ZoneInfo) -> str:
 def words(at: datetime, zone: ZoneInfo, now: datetime) -> str:
     """Say a time as it is at the business: `Thursday 3 December at 15:00`."""
     local = at.astimezone(zone)
-    said = f"{day_words(local.date(), now.astimezone(zone))} at {local:%H:%M}"
+    said = f"{day_words(local.date(), now.astimezone(zone).date())} at {local:%H:%M}"
     if _comes_twice(local):
         said += " after the clocks went back" if local.fold else " before the clocks go back"
     return said

@@ -12,6 +12,7 @@ MOST_SHOWN: Final = 30
 """How much of what is no number is repeated."""
 
 ASK: Final = "Ask for the number with its area code."
+ASK_OR_OWN: Final = "Ask for the number with its area code, or leave it out for the number that calls."
 SHOWN_WITHHELD: Final = f"The number of the caller is withheld. {ASK}"
 NO_CALL: Final = f"There is no call whose number could be used. {ASK}"
 ONLY_OWN: Final = "Only what belongs to the number that calls may be seen or changed here. Tell the caller so."
@@ -39,7 +40,8 @@ def number_of(call: ToolCall, said: str | None) -> str:
     reading = phones.normalise(said, _region(call, caller))
     if reading.e164 is None:
         shown = written.cut(said, MOST_SHOWN)
-        raise ToolError(f"{shown!r} cannot be used as a telephone number: {reading.why}. {ASK}")
+        ask = ASK if caller is None else ASK_OR_OWN
+        raise ToolError(f"{shown!r} cannot be used as a telephone number: {reading.why}. {ask}")
     if call.agent.own_record_only and reading.e164 != caller:
         raise ToolError(ONLY_OWN)
     return reading.e164

@@ -94,4 +94,4 @@ def exact(clock: str) -> str:
 
 def words(clock: str, day: date | None = None) -> str:
     """Say a time of that Tuesday as the agent does."""
-    return f"{times.day_words(day or tuesday(), datetime.now(UTC).astimezone(Business.of(CLINIC).zone))} at {clock}"
+    return f"{times.day_words(day or tuesday(), Business.of(CLINIC).today(datetime.now(UTC)))} at {clock}"

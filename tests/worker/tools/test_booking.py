@@ -119,6 +119,19 @@ async def test_a_day_that_is_full_is_told_with_the_next_ones(desk: Desk) -> None
     assert taken["free"][0]["date"] == str(tuesday() + timedelta(days=1))
 
 
+async def test_a_day_in_very_many_pieces_is_told_in_short(desk: Desk) -> None:
+    """A grid of five minutes with every second slot taken: a result is never too long."""
+    five = replace(desk, agent=msgspec.structs.replace(CLINIC, slot_minutes=5, hours={}))
+    taken = "insert into appointments (customer_id, starts_at, ends_at) select (select min(id) from customers), at, "
+    desk.database.rows(
+        f"{taken} at + interval '5 minutes' from generate_series(%s::timestamptz, %s::timestamptz, interval '10 minutes') at",
+        exact("00:00"), f"{tuesday() + timedelta(days=15)}T00:00:00-03:00",
+    )  # fmt: skip
+    (day,) = (await five.run("list_free_slots", day=str(tuesday())))["free"]
+    assert len(day["suggest"]) == 6
+    assert day["free"] == [f"0{hour}:{minute:02}" for hour in (0, 1) for minute in range(5, 60, 10)] + ["and later"]
+
+
 async def test_a_closed_day_is_told_with_the_next_ones(desk: Desk) -> None:
     sunday = tuesday() + timedelta(days=5)
     result = await desk.run("list_free_slots", day=str(sunday))
