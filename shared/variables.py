@@ -21,6 +21,9 @@ from zoneinfo import ZoneInfo
 MAX_VALUE_CHARS: Final = 80
 """A name or a time; whoever has more to tell stands in the customer record below the prompt."""
 
+MOST_VARIABLES: Final = 100
+"""Of one text: they are put in between the reservation and the greeting."""
+
 PLAIN_ROOTS: Final = frozenset({"caller", "called", "agent"})
 ROOTS: Final = frozenset({"customer", "facts", "next"})
 
@@ -61,6 +64,9 @@ class Values:
 def problems(text: str) -> list[str]:
     """Say what is wrong with the variables of a text, each with the line it stands in; empty when nothing is."""
     found: list[str] = []
+    count = len(_VARIABLE.findall(text))
+    if count > MOST_VARIABLES:
+        found.append(f"has {count} variables; at most {MOST_VARIABLES} are put in at the start of a call")
     for number, line in enumerate(text.split("\n"), start=1):
         for variable in _VARIABLE.finditer(line):
             wrong = _wrong(variable[1])
@@ -79,12 +85,15 @@ def render(text: str, values: Values, *, quoted: bool) -> str:
     if "{{" not in text:
         return text
     any_value = False
+    found: dict[str, str] = {}
 
     def stand_in(variable: re.Match[str]) -> str:
         nonlocal any_value
         name, _, default = variable[1].partition("|")
         known = _NAME.fullmatch(name.strip())
-        value = values.get(known["root"], known["field"] or "") if known else ""
+        if name not in found:
+            found[name] = values.get(known["root"], known["field"] or "") if known else ""
+        value = found[name]
         if not value:
             return default.strip()
         if not quoted or (known and known["root"] == "agent"):  # which the operator has named

@@ -74,6 +74,11 @@ def test_a_variable_that_cannot_be_is_refused_with_its_line(text: str, words: st
     assert words in found[0]
 
 
+def test_a_text_has_a_bounded_number_of_variables() -> None:
+    assert problems("{{caller}}" * 100) == []
+    assert problems("{{caller}}" * 101) == ["has 101 variables; at most 100 are put in at the start of a call"]
+
+
 def test_a_model_sees_where_a_value_begins_and_ends_and_that_it_is_data() -> None:
     said = render("You talk to {{customer.name|somebody}}.", KNOWN, quoted=True)
     assert said == f"You talk to “Ana Souza”.\n\n{NOTE}"
