@@ -24,8 +24,8 @@ UNLINK: Final = "worker.jobs.aftercall.recording_gone"
 RETRY_S: Final = (2, 5, 10, 30, 60, 120, 300, 600, 1200, *[1800] * 2, *[3600] * 23)
 """Seconds before each further try; 24.6 hours together. The first are short, for a database that is only restarted."""
 
-TIMEOUT_S: Final = 600
-"""A job may have an hour of recording to encode, which takes a minute."""
+TIMEOUT_S: Final = 1200
+"""A job may have an hour of recording to encode, which takes a minute, and several on a machine that has other work."""
 
 DEAD_KEPT_S: Final = 30 * 86_400
 

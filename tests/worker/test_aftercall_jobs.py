@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from shared.calls import CallSid, EndReason, IncomingCall, TraceId
 from shared.messages import Entry
 from shared.rawrecording import Kind, Piece, pack, part
 from shared.settings import Settings
+from tests.pool_process import DEADLINE_S
 from tests.standins.process import started
 from worker import records
 from worker.jobs import aftercall
@@ -228,6 +230,7 @@ def test_a_job_that_fails_waits_and_in_the_end_is_a_dead_letter_that_can_be_trie
     assert CALLER not in text_of("store-CA1-1", redis)
     assert "secret" not in text_of("store-CA1-1", redis)
 
+    capsys.readouterr()
     records.dead(conf, retry=False)
     listed = capsys.readouterr().out
     assert listed.startswith("aftercall store-CA1-1 ")
@@ -265,18 +268,17 @@ def test_records_that_orphans_left_become_jobs_also_those_of_a_prefetcher_that_w
         stop.set()
         for client in redis.client_list():
             redis.client_unblock(int(client["id"]))
-        looking.join(10)
+        looking.join(DEADLINE_S)
     assert sorted(queue_on(redis).get_job_ids()) == ["post-CA1-1", "post-CA2-1", "store-CA1-1", "store-CA2-1"]
     assert redis.llen(keys.RECORDS) == 0
 
 
 def wait(condition: Callable[[], object]) -> None:
     """Wait until something is so in Redis."""
-    for _ in range(2000):
-        if condition():
-            return
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
         threading.Event().wait(0.01)
-    raise AssertionError("not within 20 s")
 
 
 # --- forgetting ---------------------------------------------------------------------------------------------------------

@@ -119,9 +119,9 @@ def _deliver(receiver: Receiver, record: CallRecord, content: bytes) -> None:
         with receiver.client.stream("POST", receiver.url, content=content, headers=headers) as answer:
             status = answer.status_code  # nobody reads what it says beside
     except httpx.HTTPError as error:
-        raise TryLater(f"the webhook does not answer: {type(error).__name__}") from None
+        raise _later(f"the webhook does not answer: {type(error).__name__}") from None
     if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's own limits
-        raise TryLater(f"the webhook answered {status}")
+        raise _later(f"the webhook answered {status}")
 
 
 def _recording(context: Context, record: CallRecord) -> str:
@@ -129,7 +129,7 @@ def _recording(context: Context, record: CallRecord) -> str:
     try:
         return recordings.finish(context.recordings_dir, record.call_sid, record.ended_at)
     except OSError as error:
-        raise TryLater(f"the recording is not finished: {error.strerror}") from None
+        raise _later(f"the recording is not finished: {error.strerror}") from None
     except (ValueError, RuntimeError):
         _log.exception("the recording cannot be finished")
         return ""
@@ -140,7 +140,12 @@ def _ask(context: Context, function: str, arguments: Mapping[str, Any]) -> None:
     try:
         context.database(function, arguments)
     except LookupFailed as error:
-        raise TryLater(str(error)) from None
+        raise _later(str(error)) from None
+
+
+def _later(why: str) -> TryLater:
+    _log.warning("what is left of a call waits", why=why)
+    return TryLater(why)
 
 
 def _done(context: Context, what: Literal["stored", "posted"], record: CallRecord) -> bool:
