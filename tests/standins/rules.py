@@ -159,9 +159,10 @@ def _spoken_result(name: str | None, result: str, *, portuguese: bool) -> Answer
             return Answer(f"{status.capitalize()}: {when}.")
         case {"note": str(note), "free": list()}:
             return Answer(note)
+        case {"facts": dict() as facts}:
+            result = json.dumps(facts)
     try:
-        read = json.loads(result)
-        values = _values({key: each for key, each in read.items() if key != "note"} if isinstance(read, dict) else read)
+        values = _values(json.loads(result))
     except ValueError:
         values = [result]
     spoken = ", ".join(values)

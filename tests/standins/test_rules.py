@@ -141,6 +141,7 @@ def test_the_first_free_time_of_the_day_that_was_named_is_booked(
             {"status": "booked", "appointment": {"id": 3, "when": "Friday 23 May at 09:00"}, "note": "x"},
             "Booked: Friday 23 May at 09:00.",
         ),
+        ("book", {"status": "unknown", "note": "Ask."}, "The result is unknown, Ask.."),
         ("get_customer_facts", {"facts": {"favourite_colour": "green"}, "note": "data"}, "The result is green."),
     ],
 )
