@@ -98,11 +98,15 @@ class Prefetchers:
         """Give the process id of the latest child of each queue."""
         return {line["queue"]: line["pid"] for line in self.said("prefetcher child started")}
 
-    def observed(self) -> dict[str, float]:
-        """Give the count of each outcome on `/metrics`."""
+    def page(self) -> str:
+        """Fetch `/metrics`."""
         [started_line] = self.said("prefetchers started")
         with urllib.request.urlopen(f"http://127.0.0.1:{started_line['metrics_port']}/metrics") as answer:
-            text = answer.read().decode()
+            return str(answer.read().decode())
+
+    def observed(self) -> dict[str, float]:
+        """Give the count of each outcome on `/metrics`."""
+        text = self.page()
         return {
             sample.labels["outcome"]: sample.value
             for family in text_string_to_metric_families(text)
@@ -330,6 +334,22 @@ async def test_a_repeated_webhook_is_looked_up_once(redis_url: str, tmp_path: Pa
         assert await queue.enqueue(call(2))
         until("the next result", lambda: running.result("CA2"))
         assert running.redis.xlen(keys.customer(CallSid("CA1"))) == 1
+        assert running.end() == 0
+
+
+def test_jobs_that_were_given_up_are_counted(redis_url: str, tmp_path: Path) -> None:
+    """One that cannot be read is never tried again; it waits for somebody to look at it."""
+
+    def dead_letters() -> float:
+        text = running.page()
+        [family] = [each for each in text_string_to_metric_families(text) if each.name == "offhook_dead_letters"]
+        return family.samples[0].value
+
+    with prefetchers(redis_url, tmp_path, None) as running, redis_door.for_rq(redis_url) as redis:
+        until("workers", lambda: running.working(2))
+        assert dead_letters() == 0
+        Queue(AFTERCALL_QUEUE, connection=redis, serializer=JSONSerializer).enqueue("worker.jobs.aftercall.store", "{}")
+        until("it is counted", lambda: dead_letters() == 1)
         assert running.end() == 0
 
 
