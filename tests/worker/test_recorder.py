@@ -83,6 +83,7 @@ def test_each_side_is_in_its_channel_at_its_time(tmp_path: Path) -> None:
              ((caller, 0.1, 0.9), (caller, 2.2, 4.9), (agent, 0.1, 2.9), (agent, 4.2, 5.4))]  # fmt: skip
     assert max(quiet) < 0.02
     assert not list(parts(tmp_path, SID)), "what it was made of is gone"
+    assert (tmp_path / "CA07.ogg").stat().st_mode & 0o077 == 0, "nobody else hears it"
 
 
 def test_frames_that_came_late_and_together_are_where_they_were_spoken() -> None:

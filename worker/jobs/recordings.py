@@ -120,6 +120,7 @@ def _encode(path: Path, caller: bytes, agent: bytes) -> None:
     import numpy as np  # as above
     import soundfile  # 20 ms and libsndfile
 
+    path.touch(mode=0o600)
     step = BLOCK_S * RATE_HZ
     with soundfile.SoundFile(path, "w", RATE_HZ, 2, format="OGG", subtype="OPUS") as out:
         for start in range(0, len(caller), step):
