@@ -117,6 +117,12 @@ def test_hours_that_the_clocks_push_together_are_one() -> None:
     assert opened == Span(datetime(2027, 3, 14, 6, tzinfo=UTC), datetime(2027, 3, 14, 9, tzinfo=UTC))
 
 
+def test_hours_that_end_before_they_begin_that_night_are_none() -> None:
+    """02:30 is what is called 03:30 then, after the closing at 03:00."""
+    night = Business.of(Agent(timezone="America/New_York", hours={"sun": ("02:30-03:00", "05:00-06:00")}))
+    assert [span.start.hour for span in night.opened(date(2027, 3, 14))] == [9]
+
+
 zones = st.sampled_from(
     [
         "UTC",
