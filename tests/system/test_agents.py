@@ -12,12 +12,23 @@ from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted, recording, worker_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.standins.carrier_call import Call
 
 pytestmark = pytest.mark.system
 
 CALLER = "+5511987654321"
 DESK, CLINIC, PERSON = "+12125550100", "+551140000000", "+12125550143"
+
+TOOL = """
+from worker.tools.custom import tool
+
+@tool(stage="critical")
+def parking_space() -> str:
+    'Say which space in the car park is free.'
+    return "Number seven is free."
+"""
 
 FIRST = f"""
 [agents.desk]
@@ -45,14 +56,46 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plan(file: Path) -> Plan:
-    return Plan(pool_ready=2, env={"AGENTS_FILE": str(file)})
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of custom tools, empty."""
+    return tmp_path_factory.mktemp("tools")
+
+
+@pytest.fixture(scope="module")
+def plan(file: Path, tools: Path) -> Plan:
+    return Plan(pool_ready=2, env={"AGENTS_FILE": str(file), "TOOLS_DIR": str(tools), "TOOLS_STRICT": "true"})
+
+
+async def completion(stack: Stack) -> dict[str, Any]:
+    """Give the model's last completion."""
+    asked: dict[str, Any] = [one for one in (await stack.openai.state())["log"] if one["kind"] == "completion"][-1]
+    return asked
 
 
 async def instructions(stack: Stack) -> str:
     """Give the system instruction of the model's last completion."""
-    completions = [one for one in (await stack.openai.state())["log"] if one["kind"] == "completion"]
-    return str(completions[-1]["messages"][0]["content"])
+    return str((await completion(stack))["messages"][0]["content"])
+
+
+async def changed(stack: Stack, outcome: str, change: Callable[[], object]) -> None:
+    """Change something, and wait until that was taken (and a worker has it) or refused."""
+    before = stack.metric("offhook_reloads_total", outcome=outcome)
+    change()
+    await stack.until(lambda: stack.metric("offhook_reloads_total", outcome=outcome) == before + 1, outcome)
+
+    def renewed() -> bool:
+        lines = stack.pool.lines()
+        last = [at for at, line in enumerate(lines) if line["event"] == "zygote takes over"][-1]
+        return any(line["event"] == "parked" for line in lines[last:])
+
+    if outcome == "done":
+        await stack.until(renewed, "a worker of the new generation is ready")
+
+
+def refusal(stack: Stack) -> list[str]:
+    """Give what `/readyz` says about the last change."""
+    page = json.loads(stack.fetch(f"{stack.pool_url}/readyz"))
+    return [each["detail"] for each in page["problems"] if each["resource"] == "reload"]
 
 
 async def spoken(stack: Stack) -> dict[str, Any]:
@@ -113,23 +156,12 @@ async def test_a_change_is_for_the_next_call_and_a_broken_one_for_nobody(stack: 
         fresh.write_text(content, encoding="utf-8")
         fresh.replace(file)
 
-    def counted(outcome: str) -> bool:
-        return stack.metric("offhook_reloads_total", outcome=outcome) == 1
-
     async with stack.carrier() as carrier:
         present = await carrier.dial(from_=CALLER, to=DESK)
         await greeted(present)
         served_by = worker_of(stack, present.call_sid)
 
-        write(FIRST.replace("You are", "From now on you are"))
-        await stack.until(lambda: counted("done"), "the change was taken")
-
-        def renewed() -> bool:
-            lines = stack.pool.lines()
-            last = [at for at, line in enumerate(lines) if line["event"] == "zygote takes over"][-1]
-            return any(line["event"] == "parked" for line in lines[last:])
-
-        await stack.until(renewed, "a worker of the new generation is ready")
+        await changed(stack, "done", lambda: write(FIRST.replace("You are", "From now on you are")))
         await ask(present, "yes", "said:")
         assert (await instructions(stack)).startswith("You are desk"), "a call keeps its agent"
         assert worker_of(stack, present.call_sid) == served_by
@@ -138,14 +170,31 @@ async def test_a_change_is_for_the_next_call_and_a_broken_one_for_nobody(stack: 
         await ask(following, "yes", "said:")
         assert (await instructions(stack)).startswith("From now on you are desk")
 
-        write(FIRST.replace('language = "pt-BR"', 'language = "Portuguese"\nhours = {mon = ["9-5"]}'))
-        await stack.until(lambda: counted("refused"), "the change was refused")
-        page = json.loads(stack.fetch(f"{stack.pool_url}/readyz"))
-        shown = [each["detail"] for each in page["problems"] if each["resource"] == "reload"]
-        assert [each.split("agent clinic: ")[1].split(":")[0] for each in shown] == ["language", "hours"]
+        broken = FIRST.replace('language = "pt-BR"', 'language = "Portuguese"\nhours = {mon = ["9-5"]}')
+        await changed(stack, "refused", lambda: write(broken))
+        named = [each.split("agent clinic: ")[1].split(":")[0] for each in refusal(stack)]
+        assert named == ["language", "hours"]
         last = await carrier.dial(from_=CALLER, to=DESK)
         await greeted(last)
         await ask(last, "yes", "said:")
         assert (await instructions(stack)).startswith("From now on you are desk")
         for call in (present, following, last):
             await hung_up(call)
+        await changed(stack, "done", lambda: write(FIRST))
+
+
+async def test_a_new_tool_is_for_the_next_call_and_a_broken_one_for_nobody(stack: Stack, tools: Path) -> None:
+    async with stack.carrier() as carrier:
+        present = await carrier.dial(from_=CALLER, to=DESK)
+        await greeted(present)
+        await changed(stack, "done", lambda: (tools / "parking.py").write_text(TOOL, encoding="utf-8"))
+        await changed(stack, "refused", lambda: (tools / "broken.py").write_text("def (", encoding="utf-8"))
+        assert any("broken.py" in line for line in refusal(stack)), refusal(stack)
+        for call, has in ((present, False), (await carrier.dial(from_=CALLER, to=DESK), True)):
+            await greeted(call)
+            await ask(call, "yes", "said:")
+            assert ("parking_space" in (await completion(stack))["tools"]) is has
+        await stack.openai.control(script=[{"tool": "parking_space"}])
+        await ask(call, "no", "seven")
+        await hung_up(present)
+        await hung_up(call)
