@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import soundfile
 
 from shared.calls import CallSid
 from shared.rawrecording import Kind, Piece, pack, part, parts, unpack
-from tests.pool_process import eventually
+from tests.pool_process import DEADLINE_S, eventually
 from worker.call import recorder
 from worker.call.playout import Playout
 from worker.call.recorder import Recorder
@@ -204,6 +205,22 @@ async def test_a_disk_that_is_full_ends_the_recording(tmp_path: Path, monkeypatc
     made.caller(b"\x11" * FRAME)
     await eventually(lambda: not made.recording)
     await made.close()
+
+
+async def test_a_disk_that_hangs_does_not_keep_a_call_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(recorder, "_write_all", lambda _fd, _data: goes_on.wait(DEADLINE_S))
+    monkeypatch.setattr(recorder, "CLOSE_WAIT_S", 0.05)
+    made = Recorder()
+    made.begin(tmp_path, SID, 0)
+    made.caller(b"\x11" * FRAME)
+    await made.close()
+    assert not goes_on.is_set()
+    goes_on.set()
+    assert made._writing is not None
+    await made._writing
 
 
 async def test_a_disk_that_hangs_costs_no_memory_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

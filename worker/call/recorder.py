@@ -18,6 +18,9 @@ from worker.call.playout import RATE
 
 FLUSH_S: Final = 0.25
 
+CLOSE_WAIT_S: Final = 1.0
+"""How long the end of a call waits for the last piece to be written."""
+
 MOST_WAITING_BYTES: Final = 8_000_000
 """About six minutes of both sides: a disk that hangs for longer costs the recording, not the worker's memory."""
 
@@ -87,7 +90,9 @@ class Recorder:
         self._over.set()
         self._early.clear()
         if self._writing is not None:
-            await self._writing
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    await asyncio.shield(self._writing)
 
     def _keep(self, kind: Kind, at: float, ulaw: bytes = b"") -> None:
         if len(self._waiting) > MOST_WAITING_BYTES:
