@@ -22,6 +22,7 @@ from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked
 from worker.call.scribe import Scribe
 from worker.call.waiting_words import WaitingWords
 from worker.tools import running
+from worker.tools.more_tools import TOOL as MORE_TOOLS
 from worker.tools.registry import Outcome, Session, Tool, ToolCall, visible
 
 GOES_ON: Final[Mapping[str, Any]] = {
@@ -102,8 +103,7 @@ class Toolbox:
         """
         self._given = dict(results)
         for message in messages:
-            if message.get("role") == "tool":
-                self.widen(_stage_of(message.get("content")))
+            self.widen(_stage_in(message, MORE_TOOLS.name, messages))
 
     def forget(self) -> None:
         """Let tools run anew: the caller has said something else."""
@@ -208,10 +208,14 @@ class Toolbox:
         return ToolCall(asked.id, asked.arguments, self._session.agent, self._call, self._session)
 
 
-def _stage_of(result: Any) -> ToolStage:
-    """Give the stage that a tool's result tells of; the first one when it tells of none."""
+def _stage_in(message: Mapping[str, Any], tool: str, conversation: Sequence[Mapping[str, Any]]) -> ToolStage:
+    """Give the stage that a tool's result in a conversation tells of; the first one when it is none of that tool's."""
+    calls = [call for each in conversation for call in each.get("tool_calls") or ()]
+    ids = {call.get("id") for call in calls if call.get("function", {}).get("name") == tool}
+    if message.get("role") != "tool" or message.get("tool_call_id") not in ids:
+        return STAGES[0]
     try:
-        stage = json.loads(result).get("stage")
-    except (TypeError, ValueError, AttributeError):
+        stage = json.loads(str(message.get("content"))).get("stage")
+    except (ValueError, AttributeError):
         return STAGES[0]
     return stage if stage in STAGES else STAGES[0]
