@@ -65,6 +65,15 @@ async def nothing(_call: ToolCall) -> Outcome:
     return Outcome({})
 
 
+def told(key: str, name: str, result: str) -> list[dict[str, Any]]:
+    """Write a tool call and its result as a conversation has them."""
+    call = {"id": key, "type": "function", "function": {"name": name, "arguments": "{}"}}
+    return [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": key, "content": result},
+    ]
+
+
 class Rig:
     """A toolbox with tools that run until they are let go."""
 
@@ -204,11 +213,17 @@ async def test_the_model_sees_what_its_agent_has_at_the_stage_and_what_the_host_
 async def test_a_successor_sees_the_stage_the_conversation_had_come_to() -> None:
     tools = (Tool("a", "", nothing, stage="critical"), Tool("c", "", nothing, stage="full"))
     rig = Rig(Agent(stage="critical"), *tools)
-    messages = [
-        {"role": "tool", "tool_call_id": "1", "content": text} for text in ('{"stage": "full"}', "no json", "[]")
-    ]
+    asked = [("1", "more_tools", '{"stage": "full"}'), ("2", "more_tools", "no json"), ("3", "more_tools", "[]")]
+    messages = [each for key, name, result in asked for each in told(key, name, result)]
     rig.box.recall({}, messages)
     assert rig.seen == ["a", "c"]
+
+
+async def test_what_another_tool_says_of_stages_widens_nothing() -> None:
+    tools = (Tool("a", "", nothing, stage="critical"), Tool("c", "", nothing, stage="full"))
+    rig = Rig(Agent(stage="critical"), *tools)
+    rig.box.recall({}, told("1", "a", '{"stage": "full"}'))
+    assert rig.seen == ["a"]
 
 
 async def test_a_caller_whose_tool_takes_long_hears_words(monkeypatch: pytest.MonkeyPatch) -> None:

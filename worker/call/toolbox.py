@@ -22,7 +22,7 @@ from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked
 from worker.call.scribe import Scribe
 from worker.call.waiting_words import WaitingWords
 from worker.tools import running
-from worker.tools.more_tools import TOOL as MORE_TOOLS
+from worker.tools.more_tools import NAME as MORE_TOOLS
 from worker.tools.registry import Outcome, Session, Tool, ToolCall, visible
 
 GOES_ON: Final[Mapping[str, Any]] = {
@@ -103,7 +103,7 @@ class Toolbox:
         """
         self._given = dict(results)
         for message in messages:
-            self.widen(_stage_in(message, MORE_TOOLS.name, messages))
+            self.widen(_stage_in(message, MORE_TOOLS, messages))
 
     def forget(self) -> None:
         """Let tools run anew: the caller has said something else."""

@@ -1,12 +1,15 @@
 """`more_tools`: an agent that begins with few tools gets further ones when a caller needs them."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
 from shared.agents import STAGES
 from worker.tools.registry import Outcome, Tool, ToolCall, ToolError
+
+
+NAME: Final = "more_tools"
 
 
 class Arguments(BaseModel):
@@ -31,7 +34,7 @@ def tool(described: Mapping[str, Tool]) -> Tool:
         return Outcome({"stage": call.arguments.stage, "tools": lines, "note": "You can use them now."})
 
     return Tool(
-        name="more_tools",
+        name=NAME,
         description="Get further tools when the caller asks for what yours cannot do. Then go on by yourself.",
         run=run,
         arguments=Arguments,
