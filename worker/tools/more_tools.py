@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 from shared.agents import STAGES
 from worker.tools.registry import Outcome, Tool, ToolCall, ToolError
 
-
 NAME: Final = "more_tools"
 
 
