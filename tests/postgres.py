@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
@@ -37,6 +36,14 @@ START_DEADLINE_S: Final = 60.0
 STOP_DEADLINE_S: Final = 10.0
 SOMEBODY: Final = "nobody"
 """PostgreSQL refuses to run as root; then it runs as this user."""
+
+UNTIL_STDIN_CLOSES: Final = """
+exec 3<&0 </dev/null
+( ( read _ <&3; kill -QUIT $$; rm -rf "$PWD" ) & )
+exec 3<&-
+exec "$@"
+"""
+"""PostgreSQL knows nothing of a parent: tests that are killed would leave it behind. Run in the folder that goes with it."""
 
 OPTIONS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
@@ -70,23 +77,17 @@ class Postgres:
         data, user = self._folder / "data", SOMEBODY if os.geteuid() == 0 else None
         if user is not None:
             shutil.chown(self._folder, user)
-        how = (
-            "--auth=trust",
-            "--encoding=utf8",
-            "--locale=C.UTF-8",
-            "--no-sync",
-            "--username=postgres",
-            "-D",
-            str(data),
-        )
-        subprocess.run(
-            [str(programs / "initdb"), *how], user=user, check=True, stdout=subprocess.DEVNULL, cwd=self._folder
-        )
+        how = ("--auth=trust", "--encoding=utf8", "--locale=C.UTF-8", "--no-sync", "--username=postgres")
+        initdb = [str(programs / "initdb"), *how, f"--pgdata={data}"]
+        subprocess.run(initdb, user=user, cwd=self._folder, stdout=subprocess.DEVNULL, check=True)
         options = [word for name, value in OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        postgres = [str(programs / "postgres"), "-D", str(data), "-k", str(self._folder), *options]
         self._process = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-k", self._folder, *options],
+            ["/bin/sh", "-c", UNTIL_STDIN_CLOSES, "sh", *postgres],
             user=user,
             cwd=self._folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C at the terminal is for the tests, which stop it
         )
@@ -117,7 +118,8 @@ class Postgres:
     def close(self) -> None:
         """Stop it at once and remove its folder; harmless when it is stopped."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            assert self._process.stdin is not None
+            self._process.stdin.close()
             self._process.wait(STOP_DEADLINE_S)
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)

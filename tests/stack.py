@@ -21,6 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -245,15 +246,19 @@ class Stack:
     def start(self) -> None:
         """Start everything and, unless the plan says otherwise, wait until the workers are ready."""
         plan = self.plan
-        if plan.redis:
-            self._note("redis")
-            self.redis.start()
-        self.cartesia = self._standin("cartesia", **self._cartesia_flags())
-        self.openai = self._standin("openai_api", llm_first_token_ms=plan.llm_first_token_ms)
-        if plan.supabase:
-            if plan.database == "postgres":
+        with ThreadPoolExecutor(1) as beside:  # a real database takes as long as all the others together
+            started = None
+            if plan.supabase and plan.database == "postgres":
                 self._note("postgres")
-                self._start_postgres()
+                started = beside.submit(self._start_postgres)
+            if plan.redis:
+                self._note("redis")
+                self.redis.start()
+            self.cartesia = self._standin("cartesia", **self._cartesia_flags())
+            self.openai = self._standin("openai_api", llm_first_token_ms=plan.llm_first_token_ms)
+            if started is not None:
+                started.result()
+        if plan.supabase:
             self.supabase = self._standin("supabase_api", **self._supabase_flags())
         env = self.environment()
         names = ["router", "pool", *(["prefetcher"] if plan.prefetcher else [])]
