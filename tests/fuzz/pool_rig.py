@@ -30,7 +30,7 @@ import worker.pool.pool
 from shared.agents import Agent, Agents
 from shared.channel import close_all, receive_datagram
 from shared.framing import TO_WORKER, encode
-from shared.messages import Alive, Bind, Forked, ForkRefused, Message
+from shared.messages import Alive, Bind, Forked, ForkRefused, Message, WarmFailed
 from shared.settings import Process, load
 from shared.workers import PoolId, WorkerId
 from tests.fakes import FakeReadiness, FakeRecords, HandClock
@@ -97,6 +97,7 @@ class Player:
     """A worker's process, played: its end of the channel, and what it was told."""
 
     id: WorkerId
+    zygote: HandZygote
     sock: socket.socket
     pidfd: int | None = None
     told: list[Any] = field(default_factory=list)
@@ -139,20 +140,25 @@ class Player:
 class HandZygote:
     """Stands in for `generation.Generation`: it has ears, and children are born when the test says so."""
 
-    born: Callable[[WorkerId, socket.socket], None]
+    rig: Rig
     number: int
     agents: Agents
     alive: bool = True
     gone: bool = False
-    idle: bool = False
     pid: int = 0
     killed: bool = False
 
     def fork(self, worker: WorkerId, channel_fd: int) -> bool:
         """Take a request."""
         if self.alive:
-            self.born(worker, socket.socket(fileno=os.dup(channel_fd)))
+            self.rig.players[worker] = Player(worker, self, socket.socket(fileno=os.dup(channel_fd)))
+            self.rig.players[worker].sock.setblocking(False)
         return self.alive
+
+    @property
+    def idle(self) -> bool:
+        """Whether no process of its own is left, or to come."""
+        return not any(player.zygote is self for player in self.rig.players.values())
 
     def kill(self) -> None:
         """Note the kill."""
@@ -187,6 +193,7 @@ class Rig:
         self.records = FakeRecords(self.clock)
         self.directory = FakeReadiness(self.clock)
         self.callers: list[socket.socket] = []
+        self.renewals: list[asyncio.Task[Any]] = []
         self.handoff_dir = Path(folder)
         self._take_time()
         self._take_processes()
@@ -213,7 +220,7 @@ class Rig:
 
     def _take_processes(self) -> None:
         def zygote(number: int, agents: Agents, *_: Any) -> HandZygote:
-            self.zygote = HandZygote(self._asked, number, agents)
+            self.zygote = HandZygote(self, number, agents)
             return self.zygote
 
         self.watch = HandWatch()
@@ -259,22 +266,34 @@ class Rig:
 
     # --- processes --------------------------------------------------------------------------------------------------
 
-    def _asked(self, worker_id: WorkerId, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.players[worker_id] = Player(worker_id, sock)
-
     def worker(self, player: Player) -> Worker | None:
         """Give the pool's view of a worker."""
         return self.pool._roster.get(player.id)
 
     def zygote_alive(self) -> None:
         """Have the zygote say that it has loaded."""
-        self._hear(Alive(warm_s=1.0, threads=1))
+        self._hear(self.zygote, Alive(warm_s=1.0, threads=1))
+
+    def change(self, *, good: bool) -> None:
+        """Have the pool take a change, or refuse one that cannot be loaded."""
+        former = self.zygote
+        self.do(lambda: self.renewals.append(self.loop.create_task(self.pool._nursery.renew(Agents(default=Agent())))))
+        coming = self.zygote
+        if good:
+            self._hear(coming, Alive(warm_s=1.0, threads=1))
+        else:
+            self.zygote = former
+            self._hear(coming, WarmFailed(resource="tools", detail="as told", traceback=""))
+            coming.alive, coming.gone = False, True
+            self.do(lambda: self.pool._nursery.lost(cast("Any", coming)))
+        (renewal,) = self.renewals
+        self.renewals.clear()
+        assert (renewal.result() is None) is good
 
     def zygote_dies(self) -> None:
         """End the zygote; what it was asked and had not done is never done."""
         self.zygote.alive, self.zygote.gone = False, True
-        unborn = [player for player in self.players.values() if player.pidfd is None]
+        unborn = [each for each in self.players.values() if each.pidfd is None and each.zygote is self.zygote]
         for player in unborn:
             player.close()
             del self.players[player.id]
@@ -284,17 +303,17 @@ class Rig:
         """Have the zygote fork a worker; its descriptor of the process is any."""
         player.pidfd = os.open("/dev/null", os.O_RDONLY)
         message = Forked(worker=player.id, pid=NO_PID + len(self.watch.gone))
-        self._hear(message, player.pidfd)
+        self._hear(player.zygote, message, player.pidfd)
 
     def stillbirth(self, player: Player) -> None:
         """Have the zygote refuse a fork."""
         del self.players[player.id]
         player.close()
-        self._hear(ForkRefused(worker=player.id, why="as told"))
+        self._hear(player.zygote, ForkRefused(worker=player.id, why="as told"))
 
-    def _hear(self, message: Message, *fds: int) -> None:
-        """Have the pool hear its zygote."""
-        self.do(lambda: self.pool._nursery.told(cast("Any", self.zygote), message, list(fds)))
+    def _hear(self, zygote: HandZygote, message: Message, *fds: int) -> None:
+        """Have the pool hear a zygote."""
+        self.do(lambda: self.pool._nursery.told(cast("Any", zygote), message, list(fds)))
 
     def death(self, player: Player) -> None:
         """End a worker's process: its descriptors close, and its pidfd fires, in this order or almost at once."""

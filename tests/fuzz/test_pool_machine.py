@@ -147,6 +147,10 @@ class _PoolMachine(RuleBasedStateMachine):
     def the_zygote_dies(self) -> None:
         self.rig.zygote_dies()
 
+    @rule(good=st.booleans())
+    def the_agents_are_changed(self, *, good: bool) -> None:
+        self.rig.change(good=good)
+
     # --- what workers say -------------------------------------------------------------------------------------------
 
     def say(self, player: Player, message: Message) -> None:
@@ -276,6 +280,7 @@ class _PoolMachine(RuleBasedStateMachine):
         self.a_reserved_worker_is_bound_or_leaves_in_its_time()
         self.who_was_told_to_leave_and_stays_is_killed()
         self.there_are_never_more_workers_than_allowed()
+        self.whoever_is_not_of_the_newest_generation_is_outdated()
 
     def calls(self) -> list[Call]:
         """Give every attempt that is not over; the book's own list has the latest of each call."""
@@ -332,6 +337,11 @@ class _PoolMachine(RuleBasedStateMachine):
         assert len(self.pool._roster) <= MOST
         slots = [worker.slot for worker in self.pool._roster]
         assert len(slots) == len(set(slots))
+
+    def whoever_is_not_of_the_newest_generation_is_outdated(self) -> None:
+        """One that was replaced because it died has left nothing to change."""
+        newest = self.pool._nursery.agents
+        assert all(worker.outdated or worker.agents is newest for worker in self.pool._roster)
 
 
 TestPoolMachine = _PoolMachine.TestCase
