@@ -106,6 +106,11 @@ def build(diary: Diary) -> MCPServer[Any]:  # noqa: C901 - a list of tools
         """Give ten thousand characters."""
         return "word " * (LONG // 5)
 
+    @server.tool(annotations=READS, structured_output=False)
+    def huge() -> str:
+        """Give more than anybody should read."""
+        return "word " * 2_000_000
+
     @server.tool(annotations=READS)
     def broken() -> str:
         """Fail."""

@@ -243,8 +243,10 @@ class McpSession:
         self._changed(self)
 
     def _lose(self, client: Client) -> None:
-        """Note that a connection is of no use, before its own task has noticed."""
-        if self._client is client:
+        """Note that a child is gone before its own task has noticed; over HTTP it may have been this request only."""
+        if self.server.url:
+            self._news.set()
+        elif self._client is client:
             self._client = None
             self._up.clear()
             self._gone("connection lost")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -32,6 +32,9 @@ SILENCE_S: Final = 300.0
 MOST_GARBAGE: Final = 100
 """Lines in a row that are no message before a server is given up: a few words at its start are common."""
 
+MAX_ANSWER_BYTES: Final = 4_194_304
+"""Of one JSON answer over HTTP; the SDK itself bounds events, at 1 MiB."""
+
 MAX_LINE: Final = 300
 LINES_A_MINUTE: Final = 30
 CHUNK: Final = 4_096
@@ -41,6 +44,10 @@ _log = logs.get(__name__)
 
 class CannotStart(Exception):
     """A server's command cannot be run; the message is for the operator."""
+
+
+class TooLarge(httpx2.StreamError):
+    """An answer is larger than anybody should read; to the SDK one that cannot be read, which costs that request only."""
 
 
 @asynccontextmanager
@@ -54,7 +61,7 @@ async def reach(server: McpServer, lost: Callable[[str], None]) -> AsyncGenerato
     if server.url:
         timeout = httpx2.Timeout(CONNECT_S, read=SILENCE_S)
         async with (
-            httpx2.AsyncClient(headers=server.headers, timeout=timeout) as http,
+            httpx2.AsyncClient(headers=server.headers, timeout=timeout, event_hooks={"response": [_bound]}) as http,
             streamable_http_client(server.url, http_client=http) as streams,
         ):
             yield streams
@@ -64,6 +71,31 @@ async def reach(server: McpServer, lost: Callable[[str], None]) -> AsyncGenerato
             complaints.begin()
             async with _watched(incoming, lost) as watched:
                 yield watched, outgoing
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Have no endless answer read into memory; of a stream of events the SDK bounds each event."""
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        response.stream = _Counted(response.stream)
+
+
+class _Counted(httpx2.AsyncByteStream):
+    """The body of an answer, up to `MAX_ANSWER_BYTES`."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = 0
+        async for chunk in self._body:
+            read += len(chunk)
+            if read > MAX_ANSWER_BYTES:
+                raise TooLarge(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._body.aclose()
 
 
 def _child(server: McpServer) -> StdioServerParameters:
