@@ -297,6 +297,8 @@ class Stack:
         }
         if plan.supabase:
             settings |= {"SUPABASE_URL": self.supabase.url, "SUPABASE_SECRET_KEY": "sb_secret_stand_in"}
+        if plan.database == "memory":
+            settings["CALL_RECORDS"] = "false"  # it has no function that stores them: each would be tried for a day
         return kept | settings | dict(plan.env)
 
     def _note(self, what: str) -> None:
