@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -148,6 +149,17 @@ async def test_records_wait_for_a_redis_that_is_away(redis_server: RedisServer) 
 
         assert await eventually_asked(told)
         assert pool.metric("offhook_records_lost_total") == 0
+
+
+async def test_a_record_that_can_be_no_job_does_not_keep_the_others(redis_url: str) -> None:
+    """RQ allows no such name for a job."""
+    async with after(redis_url) as pool:
+        odd = call(1)
+        odd.incoming = msgspec.structs.replace(odd.incoming, call_sid=CallSid("CA:1 *"))
+        for each in (odd, call(2)):
+            pool.over(each)
+        assert set(await pool.jobs(2)) == {"store-CA2-1", "post-CA2-1"}
+        assert pool.metric("offhook_records_lost_total") == 1
 
 
 async def test_of_too_many_the_oldest_are_lost_and_counted(

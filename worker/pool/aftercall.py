@@ -96,6 +96,9 @@ class AfterCall:
                     _log.warning("redis does not take the records of calls", error=str(error))
                 self._away = True
                 return False
+            except Exception:  # noqa: BLE001 - whatever is wrong with this one, it must not keep the others
+                self._lost(1)
+                _log.exception("the record of a call is lost: it cannot be made a job", call_sid=record.call_sid)
             if self._away:
                 _log.info("redis takes the records of calls again", waiting=len(self._waiting))
             self._away = False
