@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -31,6 +30,14 @@ OLDEST_NODE: Final = 20
 INSTALL_DEADLINE_S: Final = 300.0
 START_DEADLINE_S: Final = 120.0
 STOP_DEADLINE_S: Final = 10.0
+
+UNTIL_STDIN_CLOSES: Final = """
+exec 3<&0 </dev/null
+( ( read _ <&3; kill -KILL $$ ) & )
+exec 3<&-
+exec "$@"
+"""
+"""Tests that are killed would leave it behind. It has nothing to save."""
 
 CONFIG: Final = """
 [api]
@@ -108,10 +115,10 @@ class SupabaseLite:
         assert node is not None
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [node, str(PROGRAM), "--no-telemetry", "dev", "--no-admin"],
+                ["/bin/sh", "-c", UNTIL_STDIN_CLOSES, "sh", node, str(PROGRAM), "--no-telemetry", "dev", "--no-admin"],
                 cwd=self._folder,
                 env={"PATH": os.environ["PATH"], "HOME": str(self._folder), "DO_NOT_TRACK": "1"},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -131,12 +138,9 @@ class SupabaseLite:
         """Stop it; harmless when it is stopped."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(STOP_DEADLINE_S)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(STOP_DEADLINE_S)
         self._process = None
 
     def _answers(self) -> bool:
