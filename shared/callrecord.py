@@ -254,10 +254,7 @@ class _Reading:
             case "spoken":
                 self._open = None
             case "cleared" | "came_back":
-                for turn, text in self._saying.values():
-                    _drop(self._said[turn.position], text)
-                self._saying.clear()
-                self._open = self._greeting = None
+                self._broke_off(said_again=entry.kind == "cleared")
             case _:
                 pass
 
@@ -311,6 +308,13 @@ class _Reading:
             self._heard[self._greeting.position] = [entry.text]
         for turn, _text in self._saying.values():
             turn.cut_off = True
+        self._saying.clear()
+        self._open = self._greeting = None
+
+    def _broke_off(self, *, said_again: bool) -> None:
+        """Take what the carrier had not played: what a successor says again is there once, what broke with the line stays."""
+        for turn, text in self._saying.values() if said_again else ():
+            _drop(self._said[turn.position], text)
         self._saying.clear()
         self._open = self._greeting = None
 

@@ -144,6 +144,16 @@ def test_what_a_successor_says_again_is_there_once() -> None:
     ]
 
 
+def test_what_broke_with_the_line_was_said_and_not_proven_heard() -> None:
+    def write(scribe: Scribe) -> None:
+        scribe.user_said("Hours?")
+        answer(scribe, "From nine.")
+
+    journal = [*entries(write), Entry(kind="came_back", text="", at=2.0)]
+    journal += entries(lambda scribe: scribe.heard("From nine.", "0:1"))  # of another stream: it proves nothing
+    assert lines(journal) == [("caller", "Hours?", None, False), ("agent", "From nine.", "", False)]
+
+
 def test_a_tool_whose_end_nobody_saw_has_no_result() -> None:
     [turn] = transcript(entries(lambda scribe: scribe.tool_started("call_1", "book", {"day": "Friday"})))
     assert turn.tool is not None
