@@ -233,6 +233,8 @@ class Nursery:
             self._refuse(Trouble(said.resource, said.detail, said.traceback))
         elif said.threads != 1:
             self._refuse(Trouble("zygote", f"has {said.threads} threads", ""))
+        elif broken := self._troubles.unheard("loaded", said.problems):  # at the start they would be left out
+            self._refuse(Trouble(broken[0].resource, "\n".join(each.detail for each in broken), ""))
         else:
             self._troubles.stand("loaded", said.problems)
             _log.info("zygote takes over", generation=coming.number, warm_s=round(said.warm_s, 3))

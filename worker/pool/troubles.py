@@ -66,10 +66,16 @@ class Troubles:
 
     def stand(self, about: str, problems: Iterable[Problem]) -> None:
         """Note what is wrong and keeps no worker from becoming ready, in place of what was noted about the same thing."""
-        self._standing[about] = tuple(
-            Trouble(each.resource, logs.mask(each.detail)[:MAX_DETAIL], "") for each in problems
-        )
+        self._standing[about] = tuple(_standing(each) for each in problems)
+
+    def unheard(self, about: str, problems: Iterable[Problem]) -> list[Problem]:
+        """Choose the problems that do not stand about a thing yet."""
+        return [each for each in problems if _standing(each) not in self._standing.get(about, ())]
 
     def standing(self) -> tuple[Trouble, ...]:
         """List what was noted so: it stays until something else is noted about the same thing."""
         return tuple(each for troubles in self._standing.values() for each in troubles)
+
+
+def _standing(problem: Problem) -> Trouble:
+    return Trouble(problem.resource, logs.mask(problem.detail)[:MAX_DETAIL], "")

@@ -158,7 +158,7 @@ def test_strictness_and_a_wrong_name_end_the_command_with_a_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AGENTS_FILE", str(folder / "agents.toml"))
-    monkeypatch.setattr(command.logs, "configure", lambda _: None)  # this process has its own
+    monkeypatch.setattr("worker.tools.__main__.logs.configure", lambda _: None)  # this process has its own
     for arguments, strict, sentence in (
         (["--agent", "nobody"], "false", "--agent: there is no agent nobody, only default, clinic"),
         ([], "true", "broken.py:2: ModuleNotFoundError"),
