@@ -17,11 +17,11 @@ from shared.callrecord import (
     encode,
     record_of,
     timings,
-    transcript,
     turn_documents,
 )
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
 from shared.messages import Entry, EntryKind
+from shared.transcript import transcript
 from worker.call.memory import remember
 from worker.call.scribe import Scribe
 
