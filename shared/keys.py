@@ -10,7 +10,7 @@
 | `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call (*) | 900 s, deleted at the end |
 | `offhook:records` | list of JSON `callrecord.CallRecord`, to be made jobs | workers without a pool | none |
 | `offhook:records:taken` | the same, while they are made jobs | prefetchers | none |
-| `offhook:recorded:<what>:<call>` | string, how many attempts the record tells of that was `stored` or `posted` | after-call jobs | 2 days |
+| `offhook:recorded:<what>:<call>` | string, how many attempts are in what was `stored` or `posted` | after-call jobs | 2 days |
 | `offhook:hold:line` | sorted set of calls by arrival (us) | routers, by `lua/hold.lua` alone | 120 s |
 | `offhook:hold:due` | sorted set of calls by when they will have stopped asking (us) | as above | 120 s |
 | `offhook:message:<slot>` | string, JSON `letters.Told`: how far a message to a customer has come | the message job | 86,400 s |
