@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,13 +19,13 @@ from shared.agents import Agent, McpServer
 from shared.calls import CallSid, IncomingCall, TraceId
 from shared.tool_messages import Serve
 from tests.tool_host import CALL, ROOT, HostProcess, alive, kill, running_host, standin, until
+from worker.pool import zygote
 from worker.tools.attendant import BUSY, MOST_WAITING
 from worker.tools.registry import Tool, ToolCall
 from worker.tools.running import MAX_RESULT_CHARS, OUT_OF_ORDER, TOO_LONG, TOO_LONG_WRITE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 
 class Shop:
@@ -80,6 +81,13 @@ async def test_a_server_knows_nothing_of_our_secrets(shop: Shop) -> None:
     worker = await shop.host.worker("0-1")
     names = set((await worker.ask("shop_environment", {}))["names"])
     assert names <= {"PATH", "HOME", "LOGNAME", "SHELL", "TERM", "USER", "LC_CTYPE", "PYTHONPATH"}
+
+
+@shared
+async def test_a_machine_out_of_memory_takes_a_server_before_a_worker(shop: Shop) -> None:
+    worker = await shop.host.worker("0-1")
+    pid = (await worker.ask("shop_process", {}))["pid"]
+    assert oom_score(pid) > oom_score(shop.host.process.pid) > int(zygote.OOM_SCORE)
 
 
 @shared
@@ -271,6 +279,11 @@ async def test_a_server_over_http_is_connected_with_its_headers_and_again_when_i
         shop.host.serve([shop.server])
         await until(lambda: "web_add" not in worker.line.offered, "its tools are withdrawn")
     assert "the-word" not in shop.host.log.read_text()
+
+
+def oom_score(pid: int) -> int:
+    """Read how soon the kernel takes a process."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 def listening(port: int) -> bool:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from shared import logs, rlimits, settings
@@ -34,6 +35,9 @@ from worker.tools.services import Database, Messenger, Services
 
 LEAVE_S: Final = 5.0
 """How long MCP servers get to end; whatever is left of them dies with this process."""
+
+OOM_SCORE: Final = "600"
+"""A machine out of memory takes this process, which is started again, before a worker (500), which holds a caller."""
 
 EXIT_NOT_LOADED: Final = 3
 
@@ -181,6 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
     control = socket.socket(fileno=options.control_fd)
     control.set_inheritable(False)
     rlimits.take()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     try:
         configured = settings.load(Process.TOOL_HOST)
     except SettingsError as error:
