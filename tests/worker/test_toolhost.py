@@ -45,7 +45,7 @@ class Shop:
 async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
     folder = tmp_path_factory.mktemp("host")
     diary = folder / "diary"
-    server = standin("shop", "--diary", str(diary), timeout_s=2.0)
+    server = standin("shop", "--diary", str(diary), timeout_s=6.0)
     async with running_host(folder, [server]) as host:
         await host.state("shop", up=True)
         yield Shop(host, diary, server)
@@ -263,9 +263,7 @@ async def test_a_server_over_http_is_connected_with_its_headers_and_again_when_i
     worker = await shop.host.worker("0-1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    web = McpServer(
-        name="web", url=f"http://127.0.0.1:{port}/mcp", headers={"Authorization": "Bearer the-word"}, timeout_s=2.0
-    )
+    web = McpServer(name="web", url=f"http://127.0.0.1:{port}/mcp", headers={"Authorization": "Bearer the-word"})
     with over_http(port):
         await until(lambda: listening(port), "the server listens")
         shop.host.serve([shop.server, web])
