@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import framing, messages
+from shared import framing, messages, tool_messages
+from shared.agents import Agent, McpServer
 from shared.calls import CallSid, IncomingCall, TraceId
 from shared.errors import StreamProtocolError
 from shared.framing import FROM_POOL, FROM_ROUTER, FROM_WORKER, FROM_ZYGOTE, TO_WORKER, TO_ZYGOTE, encode
@@ -15,6 +16,18 @@ from shared.workers import PoolId, Resource, WorkerId
 
 CALL = IncomingCall(call_sid=CallSid("CA1"), caller="+15550001111", called="anonymous", trace_id=TraceId("0" * 32))
 TICKET = Ticket(CallSid("CA1"), 0, PoolId("p"), "boot", WorkerId("0-1"), TraceId("0" * 32), 1_700_000_000)
+ASKED = tool_messages.RunTool(
+    request=1,
+    tool="book",
+    call_id="call_1",
+    arguments={"day": None},
+    call=CALL,
+    agent=Agent(mcp=("crm",)),
+    server="crm",
+)
+OFFER = tool_messages.OfferedTool(
+    name="crm_find", description="Finds.", parameters={"type": "object"}, stage="full", timeout_s=3.0
+)
 
 SAMPLES = [
     (FROM_ROUTER, messages.Hello()),
@@ -30,7 +43,20 @@ SAMPLES = [
     (TO_WORKER, messages.EndStored()),
     (FROM_WORKER, messages.Beat(warm={Resource.TTS: True}, lag_s=0.0)),
     (FROM_WORKER, messages.WarmFailed(resource="tts", detail="refused", traceback="…")),
+    (framing.TO_HOST, tool_messages.Attend(worker=WorkerId("0-1"))),
+    (framing.TO_HOST, tool_messages.Serve(servers=(McpServer(name="crm", command="crm", env={"A": "b"}),))),
+    (framing.FROM_HOST, tool_messages.HostUp()),
+    (framing.FROM_HOST, tool_messages.ServerState(server="crm", tools=0, why="gone")),
+    (framing.WORKER_TO_HOST, ASKED),
+    (framing.WORKER_TO_HOST, tool_messages.DropTool(request=1)),
+    (framing.HOST_TO_WORKER, tool_messages.HostHas(services=("database",), servers=("crm",))),
+    (framing.HOST_TO_WORKER, tool_messages.Offered(server="crm", tools=(OFFER,), first=False)),
+    (framing.HOST_TO_WORKER, tool_messages.ToolRan(request=1, result={"error": "no"}, answer=False)),
 ]
+READERS = (
+    *(FROM_ROUTER, FROM_POOL, TO_ZYGOTE, FROM_ZYGOTE, TO_WORKER, FROM_WORKER),
+    *(framing.TO_HOST, framing.FROM_HOST, framing.WORKER_TO_HOST, framing.HOST_TO_WORKER),
+)
 
 
 @pytest.mark.parametrize(("reader", "message"), SAMPLES, ids=lambda value: type(value).__name__)
@@ -49,7 +75,7 @@ def test_a_message_of_another_peer_is_refused() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_by_every_reader(data: bytes) -> None:
-    for reader in (FROM_ROUTER, FROM_POOL, TO_ZYGOTE, FROM_ZYGOTE, TO_WORKER, FROM_WORKER):
+    for reader in READERS:
         with pytest.raises(StreamProtocolError):
             reader(data)
 
