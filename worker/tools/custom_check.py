@@ -29,7 +29,10 @@ WHERE_SIGNAL: Final = signal.SIGUSR1
 """Asks a file that hangs for its line: the probe writes its stack to the report."""
 
 FILE_LIMIT_S: Final = 15.0
-"""How long one file may take; large libraries on a cold disk take five."""
+"""How long one file may take once it has begun; large libraries on a cold disk take five."""
+
+START_LIMIT_S: Final = 60.0
+"""How long the probe itself may take to begin; a loaded machine needs seconds."""
 
 STACK_WAIT_S: Final = 1.0
 
@@ -147,13 +150,20 @@ class _Probe:
 
     def outcome(self, path: Path, limit_s: float) -> Named | Trouble | None:
         """Wait for what comes of a file; None when it takes too long, or the probe is gone."""
+        said = self._said(path, START_LIMIT_S)
+        if isinstance(said, Begun):
+            said = self._said(path, limit_s)
+        return None if isinstance(said, Begun) else said
+
+    def _said(self, path: Path, limit_s: float) -> Line | None:
+        """Read what is said of a file next; what is no report is kept: a stack, as faulthandler writes it."""
         for line in self._lines(time.monotonic() + limit_s):
             try:
                 said: Line = _decode(line)
             except msgspec.DecodeError:
-                self._words.append(line.decode(errors="replace"))  # a stack, as faulthandler writes it
+                self._words.append(line.decode(errors="replace"))
                 continue
-            if not isinstance(said, Begun) and said.file == path.name:
+            if said.file == path.name:
                 return said
         return None
 
@@ -165,7 +175,7 @@ class _Probe:
         status = self._process.poll()
         if status is None:
             os.kill(self._process.pid, WHERE_SIGNAL)
-            self.outcome(path, STACK_WAIT_S)
+            self._said(path, STACK_WAIT_S)
             return trouble_in(path, self._line(path), f"it was not loaded within {limit_s:.0f} s")
         if status < 0:
             return trouble_in(path, self._line(path), f"it crashes the process ({signal.Signals(-status).name})")
