@@ -5,32 +5,52 @@ from typing import Any, Final
 
 DEFINITIONS: Final = "#/$defs/"
 
+MOST_NODES: Final = 10_000
+"""How much may be written out: definitions that use each other twice double with every step."""
+
 
 def inline(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Put each definition where it is referred to, since a provider is given the parameters and not the definitions.
 
-    Only a type that refers to itself cannot be written so: its references stay, and so do the definitions they need.
+    Only a type that refers to itself, or grows beyond measure, cannot be written so: references to it stay, and so do the
+    definitions.
     """
-    definitions: Mapping[str, Any] = schema.get("$defs", {})
-    left: set[str] = set()
-    whole = {key: _inlined(value, definitions, (), left) for key, value in schema.items() if key != "$defs"}
-    return {**whole, "$defs": dict(definitions)} if left else whole
+    definitions = schema.get("$defs")
+    writer = _Writer(definitions if isinstance(definitions, Mapping) else {})
+    whole = {key: writer.write(value, ()) for key, value in schema.items() if key != "$defs"}
+    return {**whole, "$defs": dict(writer.definitions)} if writer.left else whole
 
 
-def _inlined(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...], left: set[str]) -> Any:
-    if isinstance(value, list):
-        return [_inlined(each, definitions, within, left) for each in value]
-    if not isinstance(value, dict):
-        return value
-    reference = value.get("$ref")
-    name = reference.removeprefix(DEFINITIONS) if isinstance(reference, str) else ""
-    if name in definitions and reference != name:
-        if name in within:
-            left.add(name)
+class _Writer:
+    """Writes a schema out. `left` says whether a reference had to stay."""
+
+    def __init__(self, definitions: Mapping[str, Any]) -> None:
+        self.definitions = definitions
+        self.left = False
+        self._nodes = 0
+
+    def write(self, value: Any, within: tuple[str, ...]) -> Any:
+        """Write a part that stands within these definitions."""
+        self._nodes += 1
+        if isinstance(value, list):
+            return [self.write(each, within) for each in value]
+        if not isinstance(value, dict):
             return value
-        found = _inlined(definitions[name], definitions, (*within, name), left)
-        beside = {key: _inlined(each, definitions, within, left) for key, each in value.items() if key != "$ref"}
+        name = self._named(value.get("$ref"))
+        if name is None:
+            return {key: self.write(each, within) for key, each in value.items()}
+        if name in within or self._nodes > MOST_NODES:
+            self.left = True
+            return value
+        found = self.write(self.definitions[name], (*within, name))
         if not isinstance(found, dict):
             return found
+        beside = {key: self.write(each, within) for key, each in value.items() if key != "$ref"}
         return {key: each for key, each in found.items() if key != "title"} | beside
-    return {key: _inlined(each, definitions, within, left) for key, each in value.items()}
+
+    def _named(self, reference: Any) -> str | None:
+        """Give the name of the definition that is referred to; None when it is none of ours."""
+        if not isinstance(reference, str) or not reference.startswith(DEFINITIONS):
+            return None
+        name = reference.removeprefix(DEFINITIONS)
+        return name if name in self.definitions else None
