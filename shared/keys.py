@@ -6,7 +6,7 @@
 | `offhook:pools` | set of pool ids, some of them gone | every pool, beside its lease | 60 s |
 | `offhook:customer:<call>` | stream, one field `result` (JSON `prefetch.Result`) | the prefetch job | 300 s |
 | `offhook:wake:<pool>` | stream, at most 1 entry | that pool, to end its own blocking read | 60 s |
-| `offhook:end:<call>:<attempt>` | string, the end reason; behind `transferred` a space and whom to dial | the pool that held the call (*) | 900 s |
+| `offhook:end:<call>:<attempt>` | string, the end reason, and whom to dial | the pool that held the call (*) | 900 s |
 | `offhook:journal:<call>` | list of JSON `messages.Entry` | the pool that holds the call (*) | 900 s, deleted at the end |
 | `offhook:records` | list of JSON `callrecord.CallRecord`, to be made jobs | workers without a pool | none |
 | `offhook:records:taken` | the same, while they are made jobs | prefetchers | none |
