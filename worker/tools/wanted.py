@@ -1,7 +1,7 @@
-"""Tools that agents name and nobody has: reported where the tools are known, and in nobody's way. Pure.
+"""Tools that agents name and nobody has: reported where the tools are known, and in nobody's way at the start. Pure.
 
-A name that is missing refuses no file: the tool may be a custom one whose file is broken at the moment, and then the agent
-does without it as every other does.
+The tool may be a custom one whose file is broken at the moment, and then the agent does without it as every other does. A
+change that makes a name wrong is refused by the pool, like one that breaks a file of tools.
 """
 
 import difflib
