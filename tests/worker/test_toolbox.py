@@ -56,7 +56,7 @@ class Line:
 
     async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:
         """Note it."""
-        self.ran.append((tool.name, call.key, arguments))
+        self.ran.append((tool.name, call.key.rpartition(":")[0], arguments))
         return Outcome({"where": "host"})
 
 

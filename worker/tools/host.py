@@ -29,7 +29,7 @@ from worker.tools import running
 from worker.tools.attendant import Attendant
 from worker.tools.builtin import BUILT_IN
 from worker.tools.mcp_servers import McpServers
-from worker.tools.registry import Outcome, Tool, ToolCall
+from worker.tools.registry import Outcome, Tool, ToolCall, digest
 from worker.tools.runs import Runs
 from worker.tools.services import Database, Messenger, Services
 
@@ -132,7 +132,8 @@ class Host:
             async with room:
                 return await running.run(tool, call, asked.arguments)
 
-        return await self._runs.ask((asked.call.call_sid, asked.call_id), start, reads=not tool.writes)
+        request = (asked.call.call_sid, f"{asked.call_id}:{tool.name}:{digest(asked.arguments)}")
+        return await self._runs.ask(request, start, reads=not tool.writes)
 
     def _find(self, asked: RunTool) -> Tool | None:
         if not asked.server:

@@ -5,6 +5,8 @@ worker of the call (`place="worker"`); those that need the database or the messe
 worker holds a key to either. What a tool may do to its call is the `Session` it is given.
 """
 
+import hashlib
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
@@ -60,8 +62,18 @@ class ToolCall:
 
     @property
     def key(self) -> str:
-        """What is stored with a row that this request writes, so that it is written once."""
-        return f"{self.call.call_sid if self.call is not None else 'mcp'}:{self.id}"
+        """What is stored with a row that this request writes, so that it is written once.
+
+        With a digest of the arguments: some models name every call of a conversation alike.
+        """
+        return f"{self.call.call_sid if self.call is not None else 'mcp'}:{self.id}:{digest(self.arguments)}"
+
+
+def digest(arguments: Any) -> str:
+    """Give eight characters that stand for arguments, a pydantic model or what JSON can say."""
+    written = arguments.model_dump(mode="json") if isinstance(arguments, BaseModel) else arguments
+    text = json.dumps(written, sort_keys=True, default=str)
+    return hashlib.blake2s(text.encode(errors="replace"), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

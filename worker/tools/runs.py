@@ -1,7 +1,8 @@
 """Runs of tools by request: the same request again is the same run, while it goes on and for some minutes after.
 
-A request is named by the call and the model's id of its tool call. Whoever asks joins; a run that only reads is given up when
-nobody waits for it any more, one that writes goes on, and its answer is there for the worker that takes the call over.
+A request is named by the call, the model's id of its tool call, and what is asked. Whoever asks while it runs joins. A run that
+only reads is given up when nobody waits for it any more, and asked anew the next time; one that writes goes on, and its answer
+is kept for the worker that takes the call over.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ MOST_KEPT: Final = 1_000
 """Answers kept, of at most 16 kB each."""
 
 Key = tuple[str, str]
-"""Call SID and the model's id of the tool call."""
+"""Call SID, and the model's id of the tool call with what it asks for."""
 
 
 class Run:
@@ -76,7 +77,7 @@ class Runs:
     def _ended(self, key: Key, run: Run) -> None:
         self._under_way -= 1
         run.ended_at = self._now()
-        if run.task.cancelled() or run.task.exception() is not None:
+        if run.reads or run.task.cancelled() or run.task.exception() is not None:
             self._forget(key, run)
         elif self._runs.get(key) is run:
             self._runs.move_to_end(key)

@@ -34,7 +34,7 @@ async def test_a_free_time_is_booked_in_the_zone_of_the_business(desk: Desk) -> 
     (row,) = desk.database.rows(APPOINTMENTS)
     starts = datetime.fromisoformat(exact("15:00"))
     assert (row["phone"], row["starts_at"], row["ends_at"]) == (ANA, starts, starts + timedelta(minutes=30))
-    assert row["request_key"] == f"{desk.call_sid}:call_b"
+    assert row["request_key"].startswith(f"{desk.call_sid}:call_b:")
 
 
 async def test_of_twenty_callers_at_once_one_gets_the_time_and_nineteen_are_told_that_it_is_taken(empty: Desk) -> None:
