@@ -33,13 +33,14 @@ class Extent:
     restart_calls: int = 8  # up while a part is restarted
     restart_webhooks: int = 30  # placed while Redis is away and comes back
     burst: int = 96
+    tool_rounds: int = 300
     series_s: float = 60.0
     budget_s: float = 270.0
 
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
 QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0,
-              kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6)  # fmt: skip
+              kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6, tool_rounds=40)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

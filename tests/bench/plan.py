@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, kills, memory, outages
+from tests.bench import calls, kills, memory, outages, tools
 from tests.bench.histogram import edges
 from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
 from tests.stack import Plan, Stack
@@ -47,6 +47,7 @@ class Results:
     router: outages.Restart = field(default_factory=outages.Restart)
     redis: outages.Restart = field(default_factory=outages.Restart)
     burst: outages.Burst = field(default_factory=outages.Burst)
+    tools: tools.Trips = field(default_factory=tools.Trips)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -70,6 +71,8 @@ async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
     say(f"starting with {extent.few_ready} ready workers, for faults")
     async with Stack(_plan(extent.few_ready, 4)) as stack:
         await _faults(stack, extent, results, say)
+    say(f"tools, {extent.tool_rounds} requests of each kind")
+    results.tools = await tools.measure(extent.tool_rounds)
     return results
 
 

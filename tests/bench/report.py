@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tests.bench import tools
 from tests.bench.figures import Figure, Target
 from tests.bench.options import LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 
@@ -30,6 +31,7 @@ def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure
         *_faults(results),
         *_overload(results, ready),
         *_workers(results, ready, few),
+        *tools.figures(results.tools),
     ]
 
 

@@ -108,6 +108,8 @@ def load(settings: Settings) -> Loaded:
     custom = load_custom(settings)
     tools = by_name([*BUILT_IN.values(), *custom.tools])
     problems = (*custom.problems, *missing(agents, tools))
+    for tool in tools.values():
+        tool.schema()  # written once, here
     loaded = Loaded(settings, load_models(), recordings, tools, problems)
     rehearse_words(loaded.usual_greeting)
     return loaded

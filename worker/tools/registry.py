@@ -5,6 +5,7 @@ worker of the call (`place="worker"`); those that need the database or the messe
 worker holds a key to either. What a tool may do to its call is the `Session` it is given.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -123,11 +124,21 @@ class Tool:
     offered: Callable[[Agent, ToolStage], bool] | None = None
 
     def schema(self) -> dict[str, Any]:
-        """Give the JSON schema of the arguments, without what says nothing to a model."""
-        written = inline(self.parameters if self.arguments is None else self.arguments.model_json_schema())
-        properties = {name: _plain(each) for name, each in written.get("properties", {}).items()}
-        kept = {key: written[key] for key in ("required", "$defs", "additionalProperties") if key in written}
-        return {"type": "object", "properties": properties} | kept
+        """Give the JSON schema of the arguments, without what says nothing to a model. Not to be changed."""
+        return _told(self.parameters) if self.arguments is None else _told_of(self.arguments)
+
+
+@functools.cache
+def _told_of(arguments: type[BaseModel]) -> dict[str, Any]:
+    """Write the schema of a model once: the zygote does, for every worker it forks."""
+    return _told(arguments.model_json_schema())
+
+
+def _told(schema: Mapping[str, Any]) -> dict[str, Any]:
+    written = inline(schema)
+    properties = {name: _plain(each) for name, each in written.get("properties", {}).items()}
+    kept = {key: written[key] for key in ("required", "$defs", "additionalProperties") if key in written}
+    return {"type": "object", "properties": properties} | kept
 
 
 def _plain(field_schema: Any) -> Any:
