@@ -199,12 +199,14 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """What a successor must know of the stream it takes over.
 
     `number` counts the resumes of this call from 1;
-    `stream_sid` is None when that one was not heard to have read `start`; `bridged`: the keeper has spoken meanwhile.
+    `stream_sid` is None when that one was not heard to have read `start`; `bridged`: the keeper has spoken meanwhile;
+    `hung`: the predecessor lived and did nothing, so whatever it was doing must not be done again in the same way.
     """
 
     number: int
     stream_sid: StreamSid | None
     bridged: bool = False
+    hung: bool = False
 
 
 class Remember(Message, frozen=True):

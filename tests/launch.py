@@ -8,6 +8,7 @@ always exec'ed. Benches and the demo never fork.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -92,8 +93,9 @@ class Forked:
 
     def send_signal(self, sig: int) -> None:
         """Send it a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, sig)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and its status is on its way
+            if self.poll() is None:
+                os.kill(self.pid, sig)
 
     def kill(self) -> None:
         """End it now."""

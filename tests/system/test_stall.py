@@ -101,6 +101,7 @@ async def test_a_tool_that_blocks_costs_one_worker_and_the_log_names_its_functio
 
 async def test_sixty_processes_that_want_the_cpu_end_no_call(stack: Stack) -> None:
     """For 10 s, beside three calls: starved workers miss their beats for seconds, and none is stuck."""
+    await stack.until(lambda: stack.metric("offhook_calls_active") == 0, "nobody blocks any more")
     await stack.ready()
     before = len(stalls(stack))
     async with stack.carrier() as carrier:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.stack import Plan, Stack
+from tests.standins.process import ROOT
 from tests.system.talk import ask, greeted, recording, worker_of
 from worker.tools import times
 
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.system, pytest.mark.redis]
 
 ANA = "+5511987654321"
 DESK, BEGINNER = "+551130000001", "+551130000002"
+LOOKING = (ROOT / "audio_assets" / "looking.ulaw").read_bytes()
 ZONE = ZoneInfo("America/Sao_Paulo")
 AGENT = """
 prompt = "You are the receptionist of a clinic and make appointments with your tools."
@@ -129,3 +131,26 @@ async def test_a_worker_that_dies_while_it_books_has_booked_once(stack: Stack) -
         await stack.supabase.control(latency_ms=0)
         await call.hangup()
         assert len((await call.ended()).streams) == 1
+
+
+async def test_a_caller_who_waits_hears_so_and_one_who_speaks_meanwhile_has_booked_all_the_same(stack: Stack) -> None:
+    """A write is not undone by a voice: the model learns what came of it where Pipecat had written that it was cancelled."""
+    before = appointments(stack)
+    await stack.supabase.control(latency_ms=2500)
+    async with stack.carrier() as carrier:
+        call = await carrier.dial(from_=ANA, to=DESK)
+        await greeted(call)
+        await call.say(recording("book"))
+        await call.hears(lambda heard: LOOKING in heard.audio())
+        await stack.until(lambda: on_its_way(stack, call.call_sid), "a booking on its way")
+        await call.say(recording("interrupt"))
+        await call.hears(lambda heard: "wait a moment." in heard.text())
+        (booked,) = await stack.until(lambda: appointments(stack)[len(before) :], "the appointment")
+        assert (booked["status"], call.call_sid in booked["request_key"]) == ("booked", True)
+        await stack.supabase.control(latency_ms=0)
+        await ask(call, "yes", "Yes.")
+        results = [one for one in (await stack.openai.state())["log"][-1]["messages"] if one["role"] == "tool"]
+        assert "booked" in results[-1]["content"]
+        assert not any("CANCELLED" in one["content"] for one in results)
+        await call.hangup()
+        await call.ended()

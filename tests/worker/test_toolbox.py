@@ -14,11 +14,12 @@ from shared.calls import CallSid, IncomingCall, TraceId
 from shared.messages import Entry, Message
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from worker.call import waiting_words
-from worker.call.memory import CANCELLED, Asked, remember
+from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked, remember
 from worker.call.scribe import Scribe
 from worker.call.toolbox import GOES_ON, Toolbox
 from worker.call.waiting_words import WaitingWords
 from worker.tools.registry import Outcome, Tool, ToolCall
+from worker.tools.running import TOO_LONG
 
 BOOKED = {"status": "booked"}
 CALL = IncomingCall(call_sid=CallSid("CA1"), caller="+15550001111", called="+15550002222", trace_id=TraceId("t"))
@@ -191,6 +192,29 @@ async def test_a_request_whose_worker_died_is_made_again_under_its_own_id_when_t
     await rig.call("book", key="call_8", guests=2)
     assert len(rig.line.ran) == 1, "the model asks for the same once more: it is not done twice"
     assert rig.results[-1][0] == {"where": "host"}
+
+
+@pytest.mark.parametrize(("repeatable", "told"), [(True, TOO_LONG), (False, UNKNOWN_OUTCOME)])
+async def test_a_tool_in_which_a_worker_hung_is_not_run_in_the_next(
+    repeatable: bool,  # noqa: FBT001 - pytest gives it by name
+    told: Mapping[str, Any],
+) -> None:
+    runs: list[str] = []
+
+    async def run(call: ToolCall) -> Outcome:
+        runs.append(call.id)
+        return Outcome({})
+
+    rig = Rig(None, Tool("look", "", run, repeatable=repeatable, idempotent=True))
+    assert (await rig.box.settle(Asked("call_1", "look", {}), hung=True)).result == told
+    assert runs == []
+    await rig.box.settle(Asked("call_1", "look", {}))
+    assert runs == ["call_1"]
+
+
+async def test_a_tool_of_the_host_is_asked_again_though_a_worker_hung() -> None:
+    rig = Rig(None, Tool("book", "", nothing, place="host", writes=True, idempotent=True))
+    assert (await rig.box.settle(Asked("call_7", "book", {}), hung=True)).result == {"where": "host"}
 
 
 async def test_the_model_sees_what_its_agent_has_at_the_stage_and_what_the_host_can_do() -> None:

@@ -281,7 +281,8 @@ class _Child:
             self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)
 
     async def _serve(self, bind: Bind, sock: socket.socket, tape: Tape | None) -> None:
-        await self._serving.bind(bind, sock, tape, remember(self._journal))
+        hung = bind.resume is not None and bind.resume.hung
+        await self._serving.bind(bind, sock, tape, replace(remember(self._journal), hung=hung))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
         await self._orphan.leave()

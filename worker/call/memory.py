@@ -78,6 +78,7 @@ class Memory:
         demands: how many entries of the journal demand an answer.
         talked: the agent has answered at least once.
         came_back: the caller was cut off and is back on another stream, and only waits for words about that.
+        hung: the predecessor hung; a tool that ran in it may be why.
         consented: the caller has heard that the call is recorded.
     """
 
@@ -91,6 +92,7 @@ class Memory:
     demands: int = 0
     talked: bool = False
     came_back: bool = False
+    hung: bool = False
     consented: bool = False
 
     def __bool__(self) -> bool:

@@ -263,7 +263,7 @@ class AgentPipeline:
         self._tools_changed()
         answer = memory.owed and not memory.unresolved
         for asked in memory.unresolved:
-            outcome = await self._toolbox.settle(asked)
+            outcome = await self._toolbox.settle(asked, hung=memory.hung)
             self.context.add_messages(list(result_messages(asked, outcome.result)))
             answer = outcome.answer or answer
         if memory.broke_off and not memory.unresolved:

@@ -109,13 +109,17 @@ class Toolbox:
         """Let tools run anew: the caller has said something else."""
         self._given.clear()
 
-    async def settle(self, asked: Asked) -> Outcome:
-        """Find out what became of a call whose worker died while it ran; never run it again, unless that does no harm."""
+    async def settle(self, asked: Asked, *, hung: bool = False) -> Outcome:
+        """Find out what became of a call whose worker died while it ran; never run it again, unless that does no harm.
+
+        A tool that ran in a worker which `hung` is not run again either: this one would hang as well.
+        """
         tool = self._tools.get(asked.name)
-        if tool is not None and (tool.repeatable or tool.idempotent):
+        suspect = hung and tool is not None and tool.place == "worker"
+        if tool is not None and (tool.repeatable or tool.idempotent) and not suspect:
             outcome = await self._outcome(tool, asked)  # under the same id: the host and the database know it
         else:
-            outcome = await self._looked_up(tool, asked) or Outcome(UNKNOWN_OUTCOME)
+            outcome = await self._looked_up(tool, asked) or _unknown(tool)
             self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
             log.warning("tool call settled", tool=asked.name, known=outcome.result is not UNKNOWN_OUTCOME)
         if tool is None or not tool.repeatable:
@@ -206,6 +210,11 @@ class Toolbox:
     def _request(self, asked: Asked) -> ToolCall:
         assert self._session is not None  # noqa: S101 - the model knows tools from `schemas` only
         return ToolCall(asked.id, asked.arguments, self._session.agent, self._call, self._session)
+
+
+def _unknown(tool: Tool | None) -> Outcome:
+    """Give what is told of a run that nobody knows the end of; of one that can be repeated, just that it did not work."""
+    return Outcome(running.TOO_LONG if tool is not None and tool.repeatable else UNKNOWN_OUTCOME)
 
 
 def _stage_in(message: Mapping[str, Any], tool: str, conversation: Sequence[Mapping[str, Any]]) -> ToolStage:

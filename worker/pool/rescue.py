@@ -119,7 +119,12 @@ class Rescue:
             agent=call.agent,
             accepted_at=call.accepted_at,
             reserved_at=call.reserved_at,
-            resume=Resume(number=call.resumes + 1, stream_sid=call.stream_sid, bridged=call.bridged),
+            resume=Resume(
+                number=call.resumes + 1,
+                stream_sid=call.stream_sid,
+                bridged=call.bridged,
+                hung=call.loss is Loss.STALLED,
+            ),
         )
         tape = () if call.tape is None else (call.tape,)
         return worker.give(bind, call.journal, call.stream.fileno(), *tape)
