@@ -106,9 +106,8 @@ class SupabaseLite:
             port = int(free.getsockname()[1])
         supabase = self._folder / "supabase"
         (supabase / "migrations").mkdir(parents=True)
-        for path in migrations:  # it wants the time of their making in front, as the Supabase CLI writes it
-            number, name = path.name.split("_", 1)
-            shutil.copyfile(path, supabase / "migrations" / f"{int(number):014}_{name}")
+        for path in migrations:
+            shutil.copyfile(path, supabase / "migrations" / path.name)
         keys = {"publishable_key": self.publishable_key, "secret_key": self.secret_key}
         (supabase / "config.toml").write_text(CONFIG.format(port=port, jwt_secret=secrets.token_urlsafe(32), **keys))
         node = shutil.which("node")
