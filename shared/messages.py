@@ -343,9 +343,7 @@ EntryKind = Literal[
 class Entry(Message, frozen=True):
     """Worker to pool: one journal entry, sent before what it announces happens (a completion, a tool call).
 
-    Only `came_back` is written by a pool.
-
-    The kinds and what `text` and `key` hold are listed in `shared.journal`. `at` is unix seconds.
+    Kinds, and what `text` and `key` hold, are listed in `shared.journal`; only `came_back` is a pool's. `at` is unix seconds.
     """
 
     kind: EntryKind
@@ -375,7 +373,12 @@ class Ending(Message, frozen=True):
 
 
 class Closed(Message, frozen=True):
-    """Worker to pool: the stream was shut down; the pool drops its duplicate."""
+    """Worker to pool: the stream was shut down; the pool drops its duplicate.
+
+    `busy_s`: tools that write are still under way, and the worker needs that long to exit.
+    """
+
+    busy_s: float = 0.0
 
 
 FromWorker = (

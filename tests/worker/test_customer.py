@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.call.customer import CLOSE, OPEN, PREAMBLE, render
+from worker.call.customer import CLOSE, OPEN, PREAMBLE, local, render
 
 ANY_TEXT = st.text(st.characters())  # half surrogates included
 VALUES = st.recursive(
@@ -86,3 +86,26 @@ def test_any_record_gives_one_whole_block_within_the_limit_or_nothing(record: di
 def test_a_record_that_fits_is_not_cut(record: dict[str, Any]) -> None:
     read = inside(render(record, limit_chars=1_000_000))
     assert set(read) == set(record)
+
+
+def test_moments_are_told_by_the_clock_of_the_business() -> None:
+    record = {
+        "customer": {"name": "Ana", "updated_at": "not a time", "created_at": 5},
+        "next": [
+            {"starts_at": "2026-12-01T17:00:00+00:00", "ends_at": "2026-12-01T17:30:00Z", "notes": "2026-12-01T17:00Z"}
+        ],
+        "facts": {"seen_at": "2026-12-01T17:00:00"},
+    }
+    told = local(record, "America/Sao_Paulo")
+    assert told["next"][0] == {
+        "starts_at": "2026-12-01T14:00:00-03:00",
+        "ends_at": "2026-12-01T14:30:00-03:00",
+        "notes": "2026-12-01T17:00Z",
+    }
+    assert told["customer"] == record["customer"]
+    assert told["facts"] == record["facts"], "without a zone nobody knows whose time it is"
+
+
+@given(RECORDS)
+def test_whatever_a_record_holds_it_keeps_its_shape(record: dict[str, Any]) -> None:
+    assert local(record, "Europe/Lisbon").keys() == record.keys()

@@ -94,10 +94,12 @@ async def test_a_change_is_for_the_next_call_and_the_present_one_notices_nothing
     async with running_pool(tmp_path, ready=2, settings=files.settings) as pool:
         router = await pool.router()
         await router.ready(2)
+        told = len(router.readiness)
         promised = await router.reserved(new_sid())
         async with router.upgrade(promised.ticket) as stream:
             await stream.send("who")
             served_by = await stream.recv()
+            await router.until(lambda: any(each.ready == 1 for each in router.readiness[told:]))
             await router.until(lambda: router.readiness[-1].ready == 2)
             before, former = set(pool.workers().values()), pool.zygote
             quiet = len(router.readiness)

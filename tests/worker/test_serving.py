@@ -120,6 +120,7 @@ class FakePipeline:
         self.spoken: list[str] = []
         self.on_idle: Callable[[], object] = lambda: None
         self.waits_for_caller = True
+        self.busy_s = 0.0
         self.gate_closed = False
         self.hushed = 0
         self.recalled: Memory | None = None

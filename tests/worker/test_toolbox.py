@@ -144,6 +144,36 @@ async def test_a_write_goes_on_when_the_caller_speaks_and_its_result_takes_the_p
     assert [entry.kind for entry in rig.journal] == ["tool", "result", "spoken"], "and no answer of its own is owed"
 
 
+async def test_a_write_that_ends_as_the_caller_begins_to_speak_is_not_taken_for_cancelled() -> None:
+    rig = Rig()
+    call = rig.call("book")
+    await rig.began.wait()
+    (writing,) = rig.box._writing
+    writing.add_done_callback(lambda _: call.cancel())  # its result is there, and not yet given on
+    rig.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    conversation = [{"role": "tool", "tool_call_id": "call_1", "content": "CANCELLED"}]
+    rig.box.mend(conversation)
+    assert json.loads(conversation[0]["content"]) == BOOKED
+
+
+async def test_a_write_under_way_is_finished_behind_the_call() -> None:
+    rig = Rig()
+    assert rig.box.busy_s == 0
+    call = rig.call("book")
+    await rig.began.wait()
+    call.cancel()  # as the end of the pipeline does
+    assert rig.box.busy_s > 0
+    finishing = asyncio.create_task(rig.box.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    rig.may_end.set()
+    await finishing
+    assert rig.went_on.is_set()
+    assert rig.box.busy_s == 0
+
+
 async def test_a_successor_knows_what_came_of_a_write_that_went_on() -> None:
     rig = Rig()
     scribe = Scribe(rig.told.append)

@@ -48,7 +48,7 @@ from shared.metrics import Setback, Stage, Timing
 from shared.settings import Settings
 from shared.variables import Values
 from shared.workers import Resource, WorkerId
-from worker.call.customer import render
+from worker.call.customer import local, render
 from worker.call.greeting import Recording, greeting_for, record
 from worker.call.memory import remember
 from worker.call.orphan import STORE_WAIT_S, Orphan
@@ -285,6 +285,7 @@ class _Child:
         await self._serving.bind(bind, sock, tape, replace(remember(self._journal), hung=hung))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
+        await self._pipeline.finish_writes()
         await self._orphan.leave()
         self._leave.set()
 
@@ -292,7 +293,8 @@ class _Child:
         try:
             if message.outcome == "found" and message.record is not None:
                 self._know(replace(self._values, record=message.record))
-                self._pipeline.add_customer(render(message.record, limit_chars=RECORD_CHARS))
+                record = local(message.record, self._agent.timezone)
+                self._pipeline.add_customer(render(record, limit_chars=RECORD_CHARS))
                 self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
         finally:
             self._pipeline.open_gate()  # whatever the record was, the caller must get an answer

@@ -8,7 +8,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 OPEN: Final = "<customer_record>"
 CLOSE: Final = "</customer_record>"
@@ -42,6 +44,29 @@ def render(record: Mapping[str, Any], *, limit_chars: int) -> str:
         tree = _without(tree, doomed, ())
         text = _block(tree)
     return text
+
+
+def local(record: Mapping[str, Any], zone: str) -> dict[str, Any]:
+    """Copy a record with its moments (`starts_at` and the like) told by the clock of the business; databases answer in UTC."""
+    return {key: _moment(value, zone) if key.endswith("_at") else _local(value, zone) for key, value in record.items()}
+
+
+def _local(value: Any, zone: str) -> Any:
+    match value:
+        case Mapping():
+            return local(value, zone)
+        case list():
+            return [_local(each, zone) for each in value]
+        case _:
+            return value
+
+
+def _moment(value: Any, zone: str) -> Any:
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.astimezone(ZoneInfo(zone)).isoformat() if moment.tzinfo is not None else value
+    except (ValueError, TypeError, OverflowError, OSError):  # anything may stand there
+        return value
 
 
 def _block(tree: Any) -> str:

@@ -239,6 +239,15 @@ class AgentPipeline:
             self._tools_changed()
         return added
 
+    @property
+    def busy_s(self) -> float:
+        """How long tools that write may go on when the call is over."""
+        return self._toolbox.busy_s
+
+    async def finish_writes(self) -> None:
+        """Let tools that write come to their end, after the call: the caller was told that it will be done."""
+        await self._toolbox.finish()
+
     def begin(self) -> None:
         """Hold a caller from now on: a lost voice is connected again, instead of ending this worker."""
         self.tts.serve()

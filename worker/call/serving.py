@@ -375,7 +375,7 @@ class Serving:
                 await self.end_stored.wait()
         if self._stream is not None:
             await self._stream.close(CLOSE_CODES.get(reason, CloseCode.NORMAL_CLOSURE))
-        self._tell(Closed())
+        self._tell(Closed(busy_s=self._pipeline.busy_s))
         self.done.set()
 
     def _hangup_reason(self) -> EndReason:

@@ -30,6 +30,9 @@ GOES_ON: Final[Mapping[str, Any]] = {
     "note": "The caller spoke before this was over. It goes on, and its result will stand here. Do not do it again.",
 }
 
+FINISH_S: Final = 15.0
+"""How long a write may go on when its call is over: the usual timeout of a tool, and some more."""
+
 log = get(__name__)
 
 
@@ -74,6 +77,7 @@ class Toolbox:
         self._call: IncomingCall | None = None
         self._stage: ToolStage = "full"
         self._given: dict[str, Mapping[str, Any]] = {}  # what tools gave to a predecessor since the caller last spoke
+        self._writing: set[asyncio.Task[Outcome]] = set()
         self._late: dict[str, asyncio.Task[Outcome]] = {}  # writes that go on although the caller spoke, by call id
 
     @property
@@ -126,6 +130,17 @@ class Toolbox:
             self._given[asked.same] = outcome.result  # the model may ask for the same once more
         return outcome
 
+    @property
+    def busy_s(self) -> float:
+        """How long the writes under way may take; 0 without any."""
+        return FINISH_S if self._writing else 0.0
+
+    async def finish(self) -> None:
+        """Wait for the writes under way, which end by their own timeouts."""
+        if self._writing:
+            log.info("writes go on behind the call", count=len(self._writing))
+            await asyncio.wait(self._writing, timeout=self.busy_s)
+
     def mend(self, messages: Sequence[Any]) -> None:
         """Put what is known of writes that went on into a conversation, in the place of Pipecat's "cancelled"."""
         for message in messages:
@@ -172,11 +187,14 @@ class Toolbox:
     async def _unless_interrupted(self, tool: Tool, asked: Asked) -> Outcome:
         """Run a tool; when Pipecat gives up on it, a write goes on by itself."""
         running_on = asyncio.create_task(self._outcome(tool, asked))
+        if tool.writes:
+            self._writing.add(running_on)
+            running_on.add_done_callback(self._writing.discard)
         try:
             with self._words.while_running(tool):
                 return await asyncio.shield(running_on)
         except asyncio.CancelledError:
-            if tool.writes and not running_on.done():
+            if tool.writes:
                 self._late[asked.id] = running_on
                 log.info("tool goes on behind the caller's words", tool=tool.name)
             else:

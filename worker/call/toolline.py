@@ -207,4 +207,5 @@ def _tool(offered: OfferedTool, server: str) -> Tool:
         idempotent=offered.idempotent,
         timeout_s=offered.timeout_s,
         offered=of_agent,
+        server=server,
     )

@@ -114,7 +114,7 @@ class Crew:
             case Closed():
                 self._house.ended(call, EndReason.STREAM_LOST)  # unless it said why: without a stream no call goes on
                 self._house.keeper.drop(call)
-                self.leaving(worker)
+                self.leaving(worker, message.busy_s)
 
     def _beat(self, worker: Worker, beat: Beat, now: float) -> None:
         worker.beat_at = now
@@ -196,8 +196,9 @@ class Crew:
 
     def leaving(self, worker: Worker, goodbye_s: float = 0.0) -> None:
         """Give a worker whose call is over, or ends within `goodbye_s`, its time to leave."""
-        if worker.leaving_at is None:
-            worker.leaving_at = time.monotonic() + goodbye_s
+        until = time.monotonic() + goodbye_s
+        if worker.leaving_at is None or (goodbye_s and worker.leaving_at < until):
+            worker.leaving_at = until
             self._house.changed()
 
     def gone(self, worker: Worker) -> None:
