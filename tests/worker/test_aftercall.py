@@ -27,7 +27,7 @@ from worker.pool.book import Call
 from worker.record_jobs import RETRY_S, queue_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from rq.job import Job
 
@@ -65,9 +65,9 @@ class After:
         self.url = url
         self.running: asyncio.Task[None] | None = None
 
-    def over(self, ended: Call) -> None:
+    def over(self, ended: Call, journal: Sequence[Entry] = SAID) -> None:
         """End a call."""
-        self.part.over(ended, EndReason.CALLER_HANGUP, SAID)
+        self.part.over(ended, EndReason.CALLER_HANGUP, journal)
 
     def metric(self, name: str) -> float | None:
         """Read a metric."""
@@ -119,6 +119,15 @@ async def test_the_same_end_twice_is_one_record_and_another_attempt_another(redi
         assert set(await pool.jobs(4)) == {"store-CA1-1", "post-CA1-1", "store-CA1-2", "post-CA1-2"}
 
 
+async def test_a_call_that_was_cut_off_and_did_not_come_back_is_recorded_as_far_as_it_went(redis_url: str) -> None:
+    """Its caller hung up before the stream of its new worker: what was said before is in the journal it left."""
+    async with after(redis_url) as pool:
+        pool.over(call(1, attempt=1, accepted_ago_s=0.0))
+        record = decode((await pool.jobs(2))["store-CA1-2"].args[0])
+        assert record.entries == SAID
+        assert record.started_at == SAID[0].at
+
+
 @pytest.mark.parametrize(
     ("settings", "accepted_ago_s"),
     [(WANTED, 0.0), (WANTED | {"call_records": False}, 5.0), ({}, 5.0)],
@@ -128,7 +137,7 @@ async def test_a_call_of_which_nothing_is_kept_leaves_nothing(
     redis_url: str, settings: dict[str, Any], accepted_ago_s: float
 ) -> None:
     pool = After(redis_url, settings)
-    pool.over(call(1, accepted_ago_s=accepted_ago_s))
+    pool.over(call(1, accepted_ago_s=accepted_ago_s), SAID if accepted_ago_s else ())
     assert pool.metric("offhook_records_waiting") == 0
     await pool.part.leave()
     with redis_door.for_rq(redis_url) as redis:

@@ -18,7 +18,7 @@ from worker.call.memory import CANCELLED, UNKNOWN_OUTCOME, Asked, remember
 from worker.call.scribe import Scribe
 from worker.call.toolbox import GOES_ON, Toolbox
 from worker.call.waiting_words import WaitingWords
-from worker.tools.registry import Outcome, Tool, ToolCall
+from worker.tools.registry import MOST_TOOLS, Outcome, Tool, ToolCall
 from worker.tools.running import TOO_LONG
 
 BOOKED = {"status": "booked"}
@@ -264,6 +264,20 @@ async def test_the_model_sees_what_its_agent_has_at_the_stage_and_what_the_host_
     assert rig.seen == ["a", "c"]
 
 
+async def test_a_tool_with_a_schema_that_is_none_costs_itself_only() -> None:
+    rig = Rig()
+    broken = Tool("shop_broken", "", nothing, parameters={"properties": "none"}, place="host", server="shop")
+    rig.line.offered = {broken.name: broken}
+    assert rig.seen == ["book", "look"]
+
+
+async def test_a_model_is_given_no_more_tools_than_it_takes_and_its_own_first() -> None:
+    rig = Rig()
+    rig.line.offered = {f"shop_{number}": Tool(f"shop_{number}", "", nothing, place="host") for number in range(200)}
+    assert len(rig.seen) == MOST_TOOLS
+    assert rig.seen[:2] == ["book", "look"]
+
+
 async def test_a_successor_sees_the_stage_the_conversation_had_come_to() -> None:
     tools = (Tool("a", "", nothing, stage="critical"), Tool("c", "", nothing, stage="full"))
     rig = Rig(Agent(stage="critical"), *tools)
@@ -293,6 +307,19 @@ async def test_a_caller_whose_tool_takes_long_hears_words(monkeypatch: pytest.Mo
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(rig.words) == said
+
+
+async def test_tools_that_run_together_need_the_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_words, "FIRST_S", 0.0)
+    rig = Rig()
+    calls = [rig.call("look", key=f"call_{number}") for number in range(3)]
+    while not rig.words:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(rig.words) == 1
+    rig.may_end.set()
+    await asyncio.gather(*calls)
 
 
 async def test_a_quick_tool_needs_no_words(monkeypatch: pytest.MonkeyPatch) -> None:

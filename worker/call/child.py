@@ -205,6 +205,7 @@ class _Child:
                 await self._pipeline.stop()
         except Exception:  # noqa: BLE001 - the process ends either way
             log.warning("providers were not closed in time")
+        await self._pipeline.finish_writes()  # nobody asks the model about them any more
 
     # --- the pool speaks ----------------------------------------------------------------------------------------------
 
@@ -285,7 +286,6 @@ class _Child:
         await self._serving.bind(bind, sock, tape, replace(remember(self._journal), hung=hung))
         await self._serving.done.wait()
         log.info("call ended", end_reason=self._serving.reason, **self._timings)
-        await self._pipeline.finish_writes()
         await self._orphan.leave()
         self._leave.set()
 

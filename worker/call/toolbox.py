@@ -23,7 +23,7 @@ from worker.call.scribe import Scribe
 from worker.call.waiting_words import WaitingWords
 from worker.tools import running
 from worker.tools.more_tools import NAME as MORE_TOOLS
-from worker.tools.registry import Outcome, Session, Tool, ToolCall, visible
+from worker.tools.registry import MOST_TOOLS, Outcome, Session, Tool, ToolCall, visible
 
 GOES_ON: Final[Mapping[str, Any]] = {
     "status": "in progress",
@@ -92,7 +92,8 @@ class Toolbox:
 
     def seen(self) -> list[FunctionSchema]:
         """Give what the model sees at the present stage; nothing before there is a call."""
-        return [self._schema(tool) for tool in self._visible()] if self._session is not None else []
+        written = (self._written(tool) for tool in self._visible()) if self._session is not None else ()
+        return [schema for schema in written if schema is not None]
 
     def widen(self, stage: ToolStage) -> tuple[str, ...]:
         """Go to a further stage; gives the names of the tools that come with it."""
@@ -156,12 +157,24 @@ class Toolbox:
 
     @property
     def _tools(self) -> Mapping[str, Tool]:
-        return {**self.line.offered, **self._own}
+        return {**self._own, **{name: tool for name, tool in self.line.offered.items() if name not in self._own}}
 
     def _visible(self) -> list[Tool]:
         assert self._session is not None  # noqa: S101 - `schemas` came first
         there = [tool for tool in self._tools.values() if tool.place == "worker" or self.line.available(tool)]
-        return visible(there, self._session.agent, self._stage)
+        seen = visible(there, self._session.agent, self._stage)
+        if len(seen) > MOST_TOOLS:  # a request with more is refused as a whole
+            log.warning(
+                "too many tools for a model", count=len(seen), most=MOST_TOOLS, first_left_out=seen[MOST_TOOLS].name
+            )
+        return seen[:MOST_TOOLS]
+
+    def _written(self, tool: Tool) -> FunctionSchema | None:
+        try:
+            return self._schema(tool)
+        except Exception:
+            log.exception("a tool has no usable schema", tool=tool.name)  # it must not cost the call
+            return None
 
     def _schema(self, tool: Tool) -> FunctionSchema:
         async def handler(params: FunctionCallParams) -> None:

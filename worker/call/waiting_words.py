@@ -40,19 +40,26 @@ class WaitingWords:
 
     def __init__(self, spoke: Callable[[], bool]) -> None:
         self._spoke = spoke
+        self._running = 0
+        self._talking: asyncio.Task[None] | None = None
         self.say: Callable[[], object] = lambda: None
 
     @contextlib.contextmanager
     def while_running(self, tool: Tool) -> Iterator[None]:
-        """Say them when what happens within takes long, and again when it takes very long."""
+        """Say them when what happens within takes long, and again when it takes very long; once for tools that run together."""
         if tool.quick:
             yield
             return
-        talking = asyncio.create_task(self._talk(AFTER_WORDS_S if self._spoke() else FIRST_S))
+        self._running += 1
+        if self._talking is None:
+            self._talking = asyncio.create_task(self._talk(AFTER_WORDS_S if self._spoke() else FIRST_S))
         try:
             yield
         finally:
-            talking.cancel()
+            self._running -= 1
+            if not self._running:
+                self._talking.cancel()
+                self._talking = None
 
     async def _talk(self, first_s: float) -> None:
         await asyncio.sleep(first_s)

@@ -43,11 +43,11 @@ class AfterCall:
         self._away = False
 
     def over(self, call: Call, reason: EndReason, journal: Sequence[Entry]) -> None:
-        """Take the record of a call that has just ended, if it had a stream and anybody wants records."""
-        if not (self._settings.keeps_records and call.accepted_at):
+        """Take the record of a call that has just ended, if it had a stream (here or before it was cut off) and is wanted."""
+        if not (self._settings.keeps_records and (call.accepted_at or journal)):
             return
         now = time.time()
-        accepted_at = now - (time.monotonic() - call.accepted_at)
+        accepted_at = now - (time.monotonic() - call.accepted_at) if call.accepted_at else journal[0].at
         self._waiting.append(record_of(call.incoming, call.agent.name, reason, journal, (accepted_at, now)))
         if len(self._waiting) > MOST_WAITING:
             lost = self._waiting.popleft()

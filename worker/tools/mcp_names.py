@@ -15,6 +15,7 @@ from shared.agents import McpServer
 from shared.framing import MAX_MESSAGE_BYTES
 from shared.tool_messages import Offered, OfferedTool
 from worker.tools.registry import MOST_TOOLS
+from worker.tools.schemas import sound
 
 MAX_NAME: Final = 64
 """Source: OpenAI API reference, chat completions, `tools[].function.name`: a-z, A-Z, 0-9, underscores and dashes, at most 64."""
@@ -61,6 +62,8 @@ def listed(
             remarks.append(f"{name} is listed twice")
         elif len(offers) >= MOST_TOOLS:
             remarks.append(f"{name} is left out: a model takes {MOST_TOOLS} tools")
+        elif not sound(offer.parameters):
+            remarks.append(f"{name} is left out: its schema is none")
         elif not _fits(offer):
             remarks.append(f"{name} is left out: its schema does not fit a message")
         else:
@@ -90,7 +93,8 @@ def _offer(server: McpServer, name: str, tool: Any) -> OfferedTool:
     return OfferedTool(
         name=name,
         description=(tool.description or tool.title or tool.name)[:MAX_DESCRIPTION],
-        parameters=tool.input_schema,
+        # some servers write null where they have nothing to say
+        parameters={key: value for key, value in tool.input_schema.items() if value is not None},
         stage=server.stage,
         timeout_s=server.timeout_s,
         read_only=bool(hints is not None and hints.read_only_hint),

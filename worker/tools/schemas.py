@@ -21,6 +21,33 @@ def inline(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**whole, "$defs": dict(writer.definitions)} if writer.left else whole
 
 
+def sound(schema: Mapping[str, Any]) -> bool:
+    """Say whether a schema that somebody else wrote can be given to a model."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    return (
+        isinstance(properties, Mapping)
+        and all(isinstance(each, dict) and isinstance(each.get("anyOf", []), list) for each in properties.values())
+        and isinstance(required, list)
+        and all(isinstance(name, str) for name in required)
+    )
+
+
+def with_items(value: Any) -> Any:
+    """Say of every list that its items may be anything where nothing is said of them: providers refuse to guess.
+
+    Source: OpenAI, error "array schema missing items" (400), which costs the whole request.
+    """
+    if isinstance(value, list):
+        return [with_items(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    whole = {key: with_items(each) for key, each in value.items()}
+    kinds = value.get("type")
+    if (kinds == "array" or (isinstance(kinds, list) and "array" in kinds)) and "items" not in value:
+        whole["items"] = {}
+    return whole
+
+
 class _Writer:
     """Writes a schema out. `left` says whether a reference had to stay."""
 

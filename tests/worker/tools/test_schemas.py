@@ -3,10 +3,12 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.tools.schemas import inline
+from worker.tools.registry import Outcome, Tool, ToolCall
+from worker.tools.schemas import inline, sound
 
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 
@@ -74,3 +76,36 @@ def test_definitions_that_double_with_every_step_are_not_written_out() -> None:
     written = inline({"properties": {"a": {"$ref": "#/$defs/D0"}}, "$defs": {**definitions, "D60": {"type": "string"}}})
     assert "D60" in written["$defs"]
     assert len(json.dumps(written)) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": []},
+        {"properties": {"a": "text"}},
+        {"properties": {"a": {"anyOf": None}}},
+        {"properties": {}, "required": "a"},
+        {"properties": {}, "required": [1]},
+    ],
+)
+def test_a_schema_that_no_model_can_be_told_is_known(schema: dict[str, Any]) -> None:
+    assert not sound(schema)
+
+
+def test_a_schema_without_parameters_is_sound() -> None:
+    assert sound({})
+    assert sound({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+
+
+def test_of_a_list_something_is_said_of_its_items() -> None:
+    told = Tool(
+        "t", "", _nothing, parameters={"properties": {"a": {"type": "array"}, "b": {"type": ["array", "null"]}}}
+    )
+    assert told.schema()["properties"] == {
+        "a": {"type": "array", "items": {}},
+        "b": {"type": ["array", "null"], "items": {}},
+    }
+
+
+async def _nothing(_call: ToolCall) -> Outcome:
+    return Outcome({})
