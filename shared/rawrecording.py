@@ -17,6 +17,9 @@ from shared.calls import CallSid
 SUFFIX: Final = ".part"
 FINISHED_SUFFIX: Final = ".ogg"
 
+NUMBERS_OF_AN_ATTEMPT: Final = 100
+"""The workers of an attempt have numbers from its own (0 for the first) times this on."""
+
 _HEAD: Final = struct.Struct("<cdI")
 _SID: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 
@@ -67,7 +70,12 @@ def part(folder: Path, call_sid: CallSid, number: int) -> Path:
 def parts(folder: Path, call_sid: CallSid) -> list[Path]:
     """List what the workers of a call have written, oldest first."""
     found = folder.glob(f"{_name(call_sid)}.*{SUFFIX}")
-    return sorted(found, key=lambda path: int(path.suffixes[-2][1:]))
+    return sorted(found, key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """Give the number of the worker who wrote a part."""
+    return int(path.suffixes[-2][1:])
 
 
 def finished(folder: Path, call_sid: CallSid) -> Path:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +18,14 @@ import pytest
 import soundfile
 
 from shared.calls import CallSid
-from shared.rawrecording import Kind, Piece, pack, part, parts, unpack
+from shared.rawrecording import NUMBERS_OF_AN_ATTEMPT, Kind, Piece, pack, part, parts, unpack
 from tests.pool_process import DEADLINE_S, eventually
 from worker.call import recorder
 from worker.call.playout import Playout
 from worker.call.recorder import Recorder
+from worker.call.serving import MOST_RESUMES
+from worker.jobs import recordings
+from worker.jobs.finished import Contents, write
 from worker.jobs.recordings import SILENCE, channels, delete, expired, finish
 
 with warnings.catch_warnings():
@@ -26,11 +33,10 @@ with warnings.catch_warnings():
     import audioop
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 SID = CallSid("CA07")
+ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 8000
 FRAME = 160
 CALLER_HZ, AGENT_HZ = 440, 1000
@@ -73,7 +79,7 @@ def test_each_side_is_in_its_channel_at_its_time(tmp_path: Path) -> None:
         *spoken(105.0, tone(CALLER_HZ, 0.5)),
     ]
     part(tmp_path, SID, 0).write_bytes(b"".join(map(pack, pieces)))
-    assert finish(tmp_path, SID, 106.0) == "CA07.ogg"
+    assert finish(tmp_path, SID, 106.0, 1) == "CA07.ogg"
     sound, rate = soundfile.read(tmp_path / "CA07.ogg")
     assert (rate, sound.shape) == (RATE_HZ, (round(5.5 * RATE_HZ), 2))
     caller, agent = sound[:, 0], sound[:, 1]
@@ -116,27 +122,155 @@ def test_what_would_be_played_after_the_end_is_not_in_it() -> None:
 
 
 def test_a_call_of_which_nothing_was_recorded_has_no_recording(tmp_path: Path) -> None:
-    assert finish(tmp_path, SID, 100.0) == ""
-    assert finish(tmp_path / "absent", SID, 100.0) == ""
+    assert finish(tmp_path, SID, 100.0, 1) == ""
+    assert finish(tmp_path / "absent", SID, 100.0, 1) == ""
     part(tmp_path, SID, 0).write_bytes(b"")
-    assert finish(tmp_path, SID, 100.0) == ""
+    assert finish(tmp_path, SID, 100.0, 1) == ""
     assert list(tmp_path.iterdir()) == []
 
 
 def test_finishing_twice_gives_the_same_file(tmp_path: Path) -> None:
     part(tmp_path, SID, 0).write_bytes(b"".join(map(pack, spoken(10.0, tone(CALLER_HZ, 0.2)))))
-    assert finish(tmp_path, SID, 11.0) == finish(tmp_path, SID, 11.0) == "CA07.ogg"
+    assert finish(tmp_path, SID, 11.0, 1) == finish(tmp_path, SID, 11.0, 1) == "CA07.ogg"
+
+
+def record_part(folder: Path, number: int, at: float, hz: int, seconds: float) -> Path:
+    """Write what a worker recorded: a tone of the caller's."""
+    path = part(folder, SID, number)
+    path.write_bytes(b"".join(map(pack, spoken(at, tone(hz, seconds)))))
+    return path
+
+
+def test_what_is_recorded_after_the_caller_came_back_is_added_to_what_is_finished(tmp_path: Path) -> None:
+    """Each attempt of a call has a record, and each record has the recording finished."""
+    record_part(tmp_path, 0, 100.0, CALLER_HZ, 5.0)
+    finish(tmp_path, SID, 105.0, 1)
+    record_part(tmp_path, NUMBERS_OF_AN_ATTEMPT, 107.0, AGENT_HZ, 1.0)
+    assert finish(tmp_path, SID, 108.0, 2) == "CA07.ogg"
+    sound, _rate = soundfile.read(tmp_path / "CA07.ogg")
+    assert len(sound) == 8 * RATE_HZ
+    assert strength(sound[:, 0], CALLER_HZ, 0.1, 4.9) > 0.9
+    assert strength(sound[:, 0], AGENT_HZ, 7.1, 7.9) > 0.9
+    assert np.abs(sound[round(5.2 * RATE_HZ) : round(6.8 * RATE_HZ)]).max() < 0.02
+    finish(tmp_path, SID, 105.0, 1)  # the first record is late
+    assert len(soundfile.read(tmp_path / "CA07.ogg")[0]) == 8 * RATE_HZ
+    assert [path.name for path in tmp_path.iterdir()] == ["CA07.ogg"]
+
+
+def test_a_record_leaves_alone_what_a_later_attempt_is_still_writing(tmp_path: Path) -> None:
+    record_part(tmp_path, 0, 100.0, CALLER_HZ, 1.0)
+    writing = record_part(tmp_path, NUMBERS_OF_AN_ATTEMPT, 103.0, AGENT_HZ, 0.2)
+    finish(tmp_path, SID, 101.0, 1)
+    assert len(soundfile.read(tmp_path / "CA07.ogg")[0]) == RATE_HZ
+    with writing.open("ab") as more:
+        more.write(b"".join(map(pack, spoken(103.2, tone(AGENT_HZ, 0.8)))))
+    finish(tmp_path, SID, 104.0, 2)
+    assert len(soundfile.read(tmp_path / "CA07.ogg")[0]) == 4 * RATE_HZ
+
+
+def test_the_numbers_of_workers_tell_their_attempt() -> None:
+    assert NUMBERS_OF_AN_ATTEMPT == MOST_RESUMES
+
+
+def test_parts_that_a_crash_left_beside_what_contains_them_are_only_deleted(tmp_path: Path) -> None:
+    """It came when the file was in its place, and one of two parts was deleted."""
+    record_part(tmp_path, 0, 100.0, CALLER_HZ, 4.0)
+    record_part(tmp_path, 1, 104.0, CALLER_HZ, 1.0)
+    kept = part(tmp_path, SID, 1).read_bytes()
+    finish(tmp_path, SID, 105.0, 1)
+    before = (tmp_path / "CA07.ogg").read_bytes()
+    part(tmp_path, SID, 1).write_bytes(kept)
+    (tmp_path / "CA07.half.new").write_bytes(b"of somebody who was killed")
+    assert finish(tmp_path, SID, 105.0, 1) == "CA07.ogg"
+    assert (tmp_path / "CA07.ogg").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["CA07.ogg"]
+
+
+@pytest.mark.parametrize("present", [b"", b"no recording"])
+def test_a_finished_recording_that_cannot_be_read_is_not_replaced(tmp_path: Path, present: bytes) -> None:
+    (tmp_path / "CA07.ogg").write_bytes(present)
+    left = record_part(tmp_path, 0, 100.0, CALLER_HZ, 1.0)
+    with pytest.raises((ValueError, RuntimeError)):
+        finish(tmp_path, SID, 101.0, 1)
+    assert (tmp_path / "CA07.ogg").read_bytes() == present
+    assert left.exists()
+
+
+def test_a_recording_that_cannot_be_written_leaves_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_what: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    left = record_part(tmp_path, 0, 100.0, CALLER_HZ, 1.0)
+    monkeypatch.setattr(recordings, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        finish(tmp_path, SID, 101.0, 1)
+    assert list(tmp_path.iterdir()) == [left]
+
+
+def test_two_who_finish_a_recording_at_once_and_one_who_deletes_it_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs that store and post a call may run at the same time; it may be forgotten just then."""
+    written, begun, goes_on = [], threading.Event(), threading.Event()
+
+    def slowly(path: Path, held: Contents, caller: bytes, agent: bytes) -> None:
+        written.append(path.name)
+        begun.set()
+        assert goes_on.wait(DEADLINE_S)
+        write(path, held, caller, agent)
+
+    monkeypatch.setattr(recordings, "write", slowly)
+    record_part(tmp_path, 0, 100.0, CALLER_HZ, 1.0)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(finish, tmp_path, SID, 101.0, 1)
+        assert begun.wait(DEADLINE_S)
+        second, third = pool.submit(finish, tmp_path, SID, 101.0, 1), pool.submit(delete, tmp_path, SID)
+        for waiting in (second, third):
+            with pytest.raises(TimeoutError):
+                waiting.result(0.1)
+        goes_on.set()
+        assert first.result(DEADLINE_S) == "CA07.ogg"
+        assert second.result(DEADLINE_S) in {"CA07.ogg", ""}, "whether it was deleted before"
+        assert third.result(DEADLINE_S) == 1
+    assert len(written) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_finish_a_recording_at_once_make_one_whole_file(tmp_path: Path) -> None:
+    record_part(tmp_path, 0, 100.0, CALLER_HZ, 3.0)
+    code = "import sys; from pathlib import Path; from worker.jobs.recordings import finish; sys.stdin.read(1);"
+    code += "print(finish(Path(sys.argv[1]), 'CA07', 103.0, 1))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    for each in running:
+        assert each.stdin is not None
+        each.stdin.write("x")
+        each.stdin.flush()
+    outputs = [each.communicate(timeout=DEADLINE_S)[0].splitlines() for each in running]
+    assert [lines[-1] for lines in outputs] == ["CA07.ogg"] * 2
+    assert len(soundfile.read(tmp_path / "CA07.ogg")[0]) == 3 * RATE_HZ
+    assert [path.name for path in tmp_path.iterdir()] == ["CA07.ogg"]
 
 
 @pytest.mark.parametrize("name", ["", "../CA07", "CA/07", "CA07.ogg", "*"])
 def test_a_name_that_is_none_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="no name for a file"):
-        finish(tmp_path, CallSid(name), 11.0)
+        finish(tmp_path, CallSid(name), 11.0, 1)
 
 
 def test_recordings_are_deleted_when_their_time_is_over(tmp_path: Path) -> None:
     now = 1_000_000_000.0
-    for name, days in (("CA1.ogg", 31), ("CA2.ogg", 29), ("CA3.0.part", 31), ("notes.txt", 99)):
+    for name, days in (
+        ("CA1.ogg", 31),
+        ("CA2.ogg", 29),
+        ("CA3.0.part", 31),
+        ("CA4.x.new", 31),
+        ("CA5.lock", 31),
+        ("notes.txt", 99),
+    ):
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (now - days * 86_400,) * 2)
     assert list(expired(tmp_path, 30, now)) == ["CA1"]

@@ -127,7 +127,7 @@ def _deliver(receiver: Receiver, record: CallRecord, content: bytes) -> None:
 def _recording(context: Context, record: CallRecord) -> str:
     """Have the recording finished, if there is one; what cannot be encoded is left as it is, and the record goes without."""
     try:
-        return recordings.finish(context.recordings_dir, record.call_sid, record.ended_at)
+        return recordings.finish(context.recordings_dir, record.call_sid, record.ended_at, record.attempts)
     except OSError as error:
         raise _later(f"the recording is not finished: {error.strerror}") from None
     except (ValueError, RuntimeError):

@@ -3,23 +3,35 @@
 The caller's frames come at their own pace, and late ones come together: each is placed by the least delayed of those that
 follow it, so that a worker that was stopped for a second leaves no hole. The agent's sound is where the carrier played it;
 what was taken back, or would have been played after the end, is not in it.
+
+A caller who was cut off and comes back makes more of the same call: that is added to what is finished. Whoever writes or
+deletes holds the lock of the call, and a part is deleted when a file that contains it is on the disk.
 """
 
+import contextlib
+import fcntl
+import os
+import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from shared import logs
 from shared.calls import CallSid
-from shared.rawrecording import FINISHED_SUFFIX, SUFFIX, Kind, Piece, finished, parts, unpack
+from shared.rawrecording import (
+    FINISHED_SUFFIX,
+    NUMBERS_OF_AN_ATTEMPT,
+    SUFFIX,
+    Kind,
+    Piece,
+    finished,
+    number_of,
+    parts,
+    unpack,
+)
+from worker.jobs.finished import RATE_HZ, Contents, contents, read, write
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
-    import audioop
-
-RATE_HZ: Final = 8000
 SILENCE: Final = b"\xff"
 """mu-law's zero."""
 
@@ -29,30 +41,29 @@ SAME_S: Final = 0.06
 WINDOW: Final = 150
 """How many frames (3 s) are looked at for one that was not delayed."""
 
-BLOCK_S: Final = 10
+UNDER_WAY: Final = ".new"
+LOCK: Final = ".lock"
 
 _log = logs.get(__name__)
 
 
-def finish(folder: Path, call_sid: CallSid, ended_at: float) -> str:
-    """Encode what was recorded of a call that ended at `ended_at` (unix seconds), delete what it was made of, give its name.
+def finish(folder: Path, call_sid: CallSid, ended_at: float, attempts: int) -> str:
+    """Encode what was recorded of so many attempts of a call, delete what it was made of, give the file's name.
 
-    Empty when nothing was recorded. A recording that is finished stays as it is.
+    `ended_at` is when the last of them ended, in unix seconds. Empty when nothing was recorded. What is finished stays, and
+    what is not in it yet is added. A later attempt may still be going on: its parts are left alone.
 
     Raises:
         OSError: the folder cannot be read or written.
+        ValueError, RuntimeError: something cannot be encoded, or added to what is finished; everything stays as it is.
     """
     target = finished(folder, call_sid)
-    found = parts(folder, call_sid)
-    if found:
-        caller, agent = channels([list(unpack(path.read_bytes())) for path in found], ended_at)
-        if caller or agent:
-            fresh = target.with_suffix(".new")
-            _encode(fresh, caller, agent)
-            fresh.replace(target)
-        for path in found:
-            path.unlink(missing_ok=True)
-        _log.info("recording finished", call_sid=call_sid, seconds=round(len(caller) / RATE_HZ, 1))
+    if _parts_of(folder, call_sid, attempts):
+        with _locked(folder, call_sid):
+            found = _parts_of(folder, call_sid, attempts)  # those that are left
+            _add(target, found, ended_at)
+            for path in found:
+                path.unlink(missing_ok=True)
     return target.name if target.exists() else ""
 
 
@@ -80,19 +91,92 @@ def expired(folder: Path, days: int, now: float | None = None) -> Iterator[CallS
     """Delete recordings older than so many days, and give the calls whose finished ones are gone."""
     before = (time.time() if now is None else now) - days * 86_400
     for path in sorted(folder.glob("*")):
-        if path.suffix not in {FINISHED_SUFFIX, SUFFIX, ".new"} or path.stat().st_mtime >= before:
+        if path.suffix not in {FINISHED_SUFFIX, SUFFIX, UNDER_WAY, LOCK}:
             continue
-        path.unlink(missing_ok=True)
-        if path.suffix == FINISHED_SUFFIX:
-            yield CallSid(path.stem)
+        with contextlib.suppress(FileNotFoundError):  # finished meanwhile, or forgotten
+            if path.stat().st_mtime >= before:
+                continue
+            path.unlink()
+            if path.suffix == FINISHED_SUFFIX:
+                yield CallSid(path.stem)
 
 
 def delete(folder: Path, call_sid: CallSid) -> int:
-    """Delete every file of a call; give how many there were."""
-    found = [path for path in (*parts(folder, call_sid), finished(folder, call_sid)) if path.exists()]
-    for path in found:
-        path.unlink(missing_ok=True)
+    """Delete every file of a call, after whoever is just finishing it; give how many there were."""
+    if not _files(folder, call_sid):
+        return 0
+    with _locked(folder, call_sid):
+        found = _files(folder, call_sid)
+        for path in found:
+            path.unlink(missing_ok=True)
     return len(found)
+
+
+def _parts_of(folder: Path, call_sid: CallSid, attempts: int) -> list[Path]:
+    """List the parts of so many attempts of a call."""
+    return [path for path in parts(folder, call_sid) if number_of(path) < attempts * NUMBERS_OF_AN_ATTEMPT]
+
+
+def _files(folder: Path, call_sid: CallSid) -> list[Path]:
+    found = [finished(folder, call_sid), *folder.glob(f"{call_sid}.*{UNDER_WAY}")]
+    return [*parts(folder, call_sid), *(path for path in found if path.exists())]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, call_sid: CallSid) -> Iterator[None]:
+    """Be the only one, of all threads and processes, who writes a call's finished recording."""
+    path = folder / f"{call_sid}{LOCK}"
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still(path, file.fileno()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    """Say whether a file that was opened has its name still: a lock's last holder has removed it, and the next makes another."""
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _add(target: Path, found: Iterable[Path], ended_at: float) -> None:
+    """Put parts into a finished recording, which is made when there is none; those that are in it stay what they are."""
+    for left in target.parent.glob(f"{target.stem}.*{UNDER_WAY}"):  # of somebody who was killed
+        left.unlink(missing_ok=True)
+    before = contents(target) if target.exists() else None
+    more = [path for path in found if before is None or number_of(path) not in before.parts]
+    recorded = [taken for path in more if (taken := list(unpack(path.read_bytes())))]
+    if not recorded:
+        return
+    numbers = [number_of(path) for path in more]
+    if before is not None:
+        recorded.insert(0, read(target))
+        numbers = [*before.parts, *numbers]
+        ended_at = max(ended_at, before.origin + len(recorded[0][0].ulaw) / RATE_HZ)
+    origin = min(piece.at for taken in recorded for piece in taken)
+    caller, agent = channels(recorded, ended_at)
+    if caller or agent:
+        _write(target, Contents(origin, tuple(numbers)), caller, agent)
+        _log.info("recording finished", call_sid=target.stem, seconds=round(len(caller) / RATE_HZ, 1))
+
+
+def _write(target: Path, held: Contents, caller: bytes, agent: bytes) -> None:
+    """Write a file beside, and put it there when it is on the disk: what it replaces is deleted next."""
+    fd, name = tempfile.mkstemp(UNDER_WAY, f"{target.stem}.", target.parent)
+    fresh = Path(name)
+    try:
+        write(fresh, held, caller, agent)
+        os.fsync(fd)
+        fresh.replace(target)
+    finally:
+        os.close(fd)
+        fresh.unlink(missing_ok=True)
 
 
 def _in_time(frames: list[Piece]) -> Iterator[tuple[float, bytes]]:
@@ -114,18 +198,3 @@ def _place(side: bytearray, at_s: float, ulaw: bytes) -> None:
     if ahead > SAME_S * RATE_HZ or (not side and ahead > 0):
         side += SILENCE * ahead
     side += ulaw
-
-
-def _encode(path: Path, caller: bytes, agent: bytes) -> None:
-    import numpy as np  # as above
-    import soundfile  # 20 ms and libsndfile
-
-    path.touch(mode=0o600)
-    step = BLOCK_S * RATE_HZ
-    with soundfile.SoundFile(path, "w", RATE_HZ, 2, format="OGG", subtype="OPUS") as out:
-        for start in range(0, len(caller), step):
-            sides = [
-                np.frombuffer(audioop.ulaw2lin(side[start : start + step], 2), dtype=np.int16)
-                for side in (caller, agent)
-            ]
-            out.write(np.stack(sides, axis=1))
