@@ -1,7 +1,8 @@
 """Forgets a caller: in the database, in what waits in Redis, and in the recordings.
 
-What is in Redis is found first, since only that knows calls the database has not got yet; then the database forgets, in one
-transaction; then what was found is deleted. Whatever fails, asking again goes on where it stopped.
+Which calls there were is asked first, of Redis, which knows those that the database has not got yet, and of the database. Then
+what only their names lead to is deleted: what waits in Redis, and the recordings. The database forgets last, in one transaction.
+Whatever fails, also when nobody knows what has become of it, asking again goes on where it stopped.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ COUNTED: Final = ("customers", "facts", "appointments", "messages", "calls", "tu
 """What `forget_caller` says it has deleted."""
 
 Database = Callable[[str, Mapping[str, Any]], Any]
+"""Calls a function of the migrations by name, or raises LookupFailed."""
 
 
 class Forgetting:
@@ -38,8 +40,8 @@ class Forgetting:
         self._folder = folder
         self._sids: set[str] = set()
 
-    def look(self) -> None:
-        """Find the calls of these numbers that Redis knows of; call it first.
+    def look_in_redis(self) -> None:
+        """Find the calls of these numbers that Redis knows of.
 
         Raises:
             RedisError: nothing was deleted.
@@ -56,18 +58,19 @@ class Forgetting:
             if any(f'"{number}"' in str(self._redis.xrange(key)) for number in self._numbers):
                 self._sids.add(key.decode().rpartition(":")[2])
 
-    def in_database(self, database: Database) -> Counter[str]:
-        """Have the database forget; give how many of each thing it had.
+    def look_in_database(self, database: Database) -> None:
+        """Find the calls of these numbers that the database knows of.
 
         Raises:
-            LookupFailed: it did not answer, or refused; it has forgotten nothing.
+            LookupFailed: nothing was deleted.
         """
-        gone = database("forget_caller", {"p_phone": self._numbers[0]})
-        self._sids.update(gone.get("call_sids") or ())
-        return Counter({name: int(gone.get(name) or 0) for name in COUNTED})
+        after = ""
+        while calls := database("calls_of_caller", {"p_phone": self._numbers[0], "p_after": after})["calls"]:
+            self._sids.update(call["call_sid"] for call in calls)
+            after = calls[-1]["call_sid"]
 
     def elsewhere(self) -> Counter[str]:
-        """Delete what waits in Redis, and the recordings; give how many of each.
+        """Delete what waits in Redis, and the recordings; give how many of each. Call it when both were looked through.
 
         Raises:
             RedisError, OSError: not everything is deleted.
@@ -91,6 +94,15 @@ class Forgetting:
             except ValueError:
                 continue  # no name of a file, so there is none
         return gone
+
+    def in_database(self, database: Database) -> Counter[str]:
+        """Have the database forget; give how many of each thing it had. Call it last.
+
+        Raises:
+            LookupFailed: it did not answer, and may have forgotten, or refused, and has forgotten nothing.
+        """
+        gone = database("forget_caller", {"p_phone": self._numbers[0]})
+        return Counter({name: int(gone.get(name) or 0) for name in COUNTED})
 
     def _jobs(self) -> Iterator[Job]:
         prefix = Job.redis_job_namespace_prefix

@@ -9,9 +9,10 @@ input.
 """
 
 import argparse
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TextIO
 
 import httpx
@@ -25,7 +26,7 @@ from shared import letters, phones, redis_door, settings
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE
 from shared.settings import Process, Settings
-from worker.forgetting import Forgetting
+from worker.forgetting import Database, Forgetting
 from worker.jobs.lookup import CustomerLookup, LookupFailed
 from worker.record_jobs import RETRY_S, dead_on
 
@@ -45,33 +46,52 @@ def forget(conf: Settings, text: str) -> None:
     if reading.e164 is None:
         _say(f"{text}: {reading.why}", to=sys.stderr)
         sys.exit(2)
-    with redis_door.for_rq(conf.redis_url, retries=1) as redis:
+    with redis_door.for_rq(conf.redis_url, retries=1) as redis, _database(conf) as database:
         work = Forgetting(phones.variants(reading.e164), redis, conf.recordings_dir)
+        _look(work, database)
         try:
-            work.look()
+            gone = work.elsewhere()
         except (RedisError, OSError) as error:
-            raise _Failed(f"nothing was deleted: redis does not answer ({error})") from None
-        gone = _forget_in_database(conf, work)
-        try:
-            gone += work.elsewhere()
-        except (RedisError, OSError) as error:
-            raise _Failed(f"deleted in the database, but not everywhere else: run it again ({error})") from None
+            raise _Failed(f"not everything is deleted, and in the database nothing: run it again ({error})") from None
+        if database is not None:
+            gone = _forget_in_database(work, database) + gone
     found = [f"  {count} {what}" for what, count in gone.items() if count]
     _say("\n".join([f"deleted of {reading.e164}:", *found]) if found else f"nothing is known about {reading.e164}")
 
 
-def _forget_in_database(conf: Settings, work: Forgetting) -> Counter[str]:
+@contextlib.contextmanager
+def _database(conf: Settings) -> Iterator[Database | None]:
     if not conf.supabase_url:
         _say("there is no SUPABASE_URL: only Redis and the recordings are looked through", to=sys.stderr)
-        return Counter()
+        yield None
+        return
     key = conf.supabase_secret_key.get_secret_value()
-    database = CustomerLookup(conf.supabase_url, key, STEP_S, httpx.create_ssl_context())
+    client = CustomerLookup(conf.supabase_url, key, STEP_S, httpx.create_ssl_context())
     try:
-        return work.in_database(database.call)
-    except LookupFailed as error:
-        raise _Failed(f"nothing was deleted: the database does not do it ({error})") from None
+        yield client.call
     finally:
-        database.close()
+        client.close()
+
+
+def _look(work: Forgetting, database: Database | None) -> None:
+    try:
+        work.look_in_redis()
+        if database is not None:
+            work.look_in_database(database)
+    except (RedisError, OSError) as error:
+        raise _Failed(f"nothing was deleted: redis does not answer ({error})") from None
+    except LookupFailed as error:
+        raise _Failed(f"nothing was deleted: the database does not say which calls there were ({error})") from None
+
+
+def _forget_in_database(work: Forgetting, database: Database) -> Counter[str]:
+    try:
+        return work.in_database(database)
+    except LookupFailed as error:
+        done = "recordings and what waited in redis are deleted"
+        if error.refused:
+            raise _Failed(f"{done}, but nothing in the database, which refuses: run it again ({error})") from None
+        raise _Failed(f"{done}; it is not known whether the database has: run it again ({error})") from None
 
 
 def dead(conf: Settings, *, retry: bool) -> None:

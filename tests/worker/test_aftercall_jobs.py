@@ -333,7 +333,7 @@ def test_nothing_is_deleted_when_the_database_does_not_answer(
     enqueue(queue_on(redis), conf, record(1))
     monkeypatch.setattr("worker.records.settings.load", lambda _process: conf)
     assert records.main(["forget", CALLER]) == 1
-    assert capsys.readouterr().err.startswith("nothing was deleted: the database does not do it")
+    assert capsys.readouterr().err.startswith("nothing was deleted: the database does not say which calls there were")
     assert queue_on(redis).count == 2
 
 

@@ -149,16 +149,30 @@ $$;
 
 -- --- forgetting --------------------------------------------------------------------------------------------------------
 
+-- The calls that `forget_caller` would delete, for those who delete what the database has not got (recordings) before it
+-- forgets which there were: at most 200 at a time, those after a name (of the last one given before), none after the last.
+create function calls_of_caller(p_phone text, p_after text default '') returns jsonb
+language sql stable security invoker set search_path = public as $$
+  select jsonb_build_object('calls', coalesce(
+    jsonb_agg(jsonb_build_object('call_sid', c.call_sid, 'recording', c.recording) order by c.call_sid collate "C"), '[]'))
+  from (
+    select call_sid, recording from calls
+    where (phone_key(caller) = phone_key(p_phone)
+           or customer_id = (select id from customers where phone_key(phone) = phone_key(p_phone)))
+      and call_sid collate "C" > coalesce(p_after, '')
+    order by call_sid collate "C" limit 200
+  ) c
+$$;
+
 -- Deletes what is known about a number, in one transaction: the customer with facts and appointments, the calls from it
 -- (also without a customer) with their turns, the messages to it and those sent in its calls, and the outcomes of requests.
--- What only a file has (recordings) is named, for the caller of this function to delete.
+-- It gives counts alone: its answer may be lost, and it is small however much there was.
 create function forget_caller(p_phone text) returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
   number text := phone_key(p_phone);
   who bigint;
   sids text[];
-  files text[];
   customers_gone bigint;
   facts_gone bigint;
   appointments_gone bigint;
@@ -166,11 +180,8 @@ declare
   turns_gone bigint;
 begin
   select id into who from customers where phone_key(phone) = number for update;
-  select coalesce(array_agg(c.call_sid order by c.started_at, c.call_sid), '{}'),
-      coalesce(array_agg(c.recording order by c.started_at, c.call_sid) filter (where c.recording is not null), '{}')
-    into sids, files
-    from (select call_sid, started_at, recording from calls where phone_key(caller) = number or customer_id = who
-          order by call_sid for update) c;
+  select coalesce(array_agg(c.call_sid), '{}') into sids
+    from (select call_sid from calls where phone_key(caller) = number or customer_id = who order by call_sid for update) c;
   delete from call_turns where call_sid = any (sids);
   get diagnostics turns_gone = row_count;
   delete from calls where call_sid = any (sids);
@@ -185,15 +196,17 @@ begin
   get diagnostics customers_gone = row_count;
   return jsonb_build_object(
     'customers', customers_gone, 'facts', facts_gone, 'appointments', appointments_gone, 'messages', messages_gone,
-    'calls', cardinality(sids), 'turns', turns_gone, 'call_sids', to_jsonb(sids), 'recordings', to_jsonb(files));
+    'calls', cardinality(sids), 'turns', turns_gone);
 end
 $$;
 
 revoke execute on function
   status_follows(text, text), log_message(text, text, text, text, text, text, text, text, text),
-  message_status(text, text, text), message_of(text), store_call(jsonb, jsonb), recording_deleted(text), forget_caller(text)
+  message_status(text, text, text), message_of(text), store_call(jsonb, jsonb), recording_deleted(text),
+  calls_of_caller(text, text), forget_caller(text)
   from public, anon, authenticated;
 grant execute on function
   status_follows(text, text), log_message(text, text, text, text, text, text, text, text, text),
-  message_status(text, text, text), message_of(text), store_call(jsonb, jsonb), recording_deleted(text), forget_caller(text)
+  message_status(text, text, text), message_of(text), store_call(jsonb, jsonb), recording_deleted(text),
+  calls_of_caller(text, text), forget_caller(text)
   to service_role;
