@@ -14,7 +14,7 @@
 | `offhook:hold:line` | sorted set of calls by arrival (us) | routers, by `lua/hold.lua` alone | 120 s |
 | `offhook:hold:due` | sorted set of calls by when they will have stopped asking (us) | as above | 120 s |
 | `offhook:message:<slot>` | string, JSON `letters.Told`: how far a message to a customer has come | the message job | 86,400 s |
-| `offhook:told:<slot>` | stream, one field `told` (JSON `letters.Told`) | the message job | 300 s |
+| `offhook:told:<slot>` | stream, one field `told` (JSON `letters.Told`) | the message job, and the status job | 300 s |
 | `rq:*` | RQ's own | router (enqueue), prefetchers | RQ's |
 
 (*) The call's worker instead, once that pool is gone.

@@ -39,6 +39,9 @@ MAX_KEY_CHARS: Final = 512
 OUTSIDE_WINDOW: Final = "63016"
 """Free text more than 24 h after the customer's last message; may come with the answer or later. Source: Twilio error 63016."""
 
+DELIVERED: Final = frozenset({"delivered", "read"})
+"""Twilio's words for a message that has arrived; `sent` only says that WhatsApp has it. Source: Message resource (Status)."""
+
 State = Literal["begun", "waiting", "sent", "refused", "unknown"]
 
 
@@ -46,8 +49,9 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """How far a message has come.
 
     `state`: `begun` is when its sender has it, `waiting` when it is tried again, not before `not_before` (unix seconds);
-    the others are final. `status` is Twilio's word where there is one, `words` a sentence for the model where it was not
-    sent, `logged` whether the database has it.
+    the others are final. `sent` is what Twilio has taken: `refused` may follow, for WhatsApp takes what it does not deliver.
+    `status` is Twilio's word where there is one, `words` a sentence for the model where it was not sent, `logged` whether
+    the database has it.
     """
 
     state: State
@@ -62,6 +66,16 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     def final(self) -> bool:
         """Whether nothing will be tried any more."""
         return self.state not in {"begun", "waiting"}
+
+    @property
+    def delivered(self) -> bool:
+        """Whether it has arrived."""
+        return self.state == "sent" and self.status in DELIVERED
+
+    @property
+    def settled(self) -> bool:
+        """Whether nobody needs to wait for more about it."""
+        return self.delivered or self.state == "refused"
 
 
 def slot(key: str) -> str:

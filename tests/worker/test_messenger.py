@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import threading
@@ -14,12 +15,15 @@ import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from router import prefetch
+from router.twilio import Form, message_report
 from shared import keys, redis_door
-from shared.letters import QUEUE, RETRY_S, SEND_JOB, STATUS_QUEUE, slot
+from shared.letters import QUEUE, RETRY_S, SEND_JOB, STATUS_QUEUE, Told, slot
 from shared.settings import Settings
 from tests.standins.carrier_settings import CarrierSettings
 from tests.standins.process import Standin, started
 from worker.jobs import twilio_words
+from worker.jobs.attempts import Attempts
 from worker.prefetcher_messages import THREADS, Messages
 from worker.prefetcher_rq import Threads, quiet_rq
 from worker.tools import messenger as module
@@ -57,7 +61,8 @@ def carrier(carrier_process: Standin) -> Iterator[Standin]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy machine take its time."""
     monkeypatch.setattr(module, "WAIT_S", 20.0)
-    monkeypatch.setattr(module, "ENQUEUE_TIMEOUT_S", 20.0)
+    for place in (module, prefetch):
+        monkeypatch.setattr(place, "ENQUEUE_TIMEOUT_S", 20.0)
 
 
 @asynccontextmanager
@@ -70,11 +75,12 @@ async def messaging(url: str) -> AsyncIterator[QueuedMessenger]:
 
 
 @contextmanager
-def sending(redis_url: str, carrier: Standin) -> Iterator[None]:
+def sending(redis_url: str, carrier: Standin, template: str = "") -> Iterator[None]:
     """Run the threads that send messages."""
     conf = Settings(
         _env_file=None, redis_url=redis_url, public_base_url="http://127.0.0.1:9", whatsapp_from=TWILIO.whatsapp_sender,
         twilio_account_sid=TWILIO.account_sid, twilio_auth_token=TWILIO.auth_token, twilio_api_base_url=carrier.url,
+        whatsapp_template_sid=template,
     )  # fmt: skip
     quiet_rq()
     stop = threading.Event()
@@ -92,6 +98,27 @@ def sending(redis_url: str, carrier: Standin) -> Iterator[None]:
             each.close()
 
 
+@asynccontextmanager
+async def reporting(redis_url: str, carrier: Standin) -> AsyncIterator[None]:
+    """Queue what the stand-in reports, as the router does."""
+    queue = prefetch.PrefetchQueue(Settings(_env_file=None, redis_url=redis_url))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        length = re.search(r"(?i)content-length: (\d+)", head)
+        assert length is not None
+        form, query = Form.decode(await reader.readexactly(int(length[1]))), head.split()[1].partition("?")[2]
+        await queue.report(message_report(form, Form.decode(query.encode())))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        carrier.control_now(target=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        yield
+    queue.close()
+
+
 def taken(carrier: Standin) -> list[dict[str, Any]]:
     return [each for each in carrier.state_now()["log"] if each["kind"] == "message"]
 
@@ -103,14 +130,14 @@ def jobs(url: str) -> list[Any]:
 
 @pytest.mark.usefixtures("patient")
 async def test_a_message_is_sent_while_the_caller_waits_and_once_for_its_key(redis_url: str, carrier: Standin) -> None:
-    async with messaging(redis_url) as messenger:
+    async with messaging(redis_url) as messenger, reporting(redis_url, carrier):
         with sending(redis_url, carrier):
-            assert await messenger.send_whatsapp(KEY, PHONE, "Friday at ten.", CALL) == "sent"
-            assert await messenger.send_whatsapp(KEY, PHONE, "Friday at ten.", CALL) == "sent"
+            assert await messenger.send_whatsapp(KEY, PHONE, "Friday at ten.", CALL) == "delivered"
+            assert await messenger.send_whatsapp(KEY, PHONE, "Friday at ten.", CALL) == "delivered"
             both = await asyncio.gather(
                 *(messenger.send_whatsapp(f"{CALL}:other", PHONE, "Bring a coat.", CALL) for _ in range(5))
             )
-            assert set(both) == {"sent"}
+            assert set(both) == {"delivered"}
         assert [each["body"] for each in taken(carrier)] == ["Friday at ten.", "Bring a coat."]
 
 
@@ -126,10 +153,60 @@ async def test_a_refusal_is_the_sentence_the_model_is_told(redis_url: str, carri
 async def test_a_twilio_that_is_busy_for_a_moment_is_waited_for(redis_url: str, carrier: Standin) -> None:
     """RQ runs the job again after a second: its scheduler is there."""
     carrier.control_now(message_faults="503")
-    async with messaging(redis_url) as messenger:
+    async with messaging(redis_url) as messenger, reporting(redis_url, carrier):
         with sending(redis_url, carrier):
-            assert await messenger.send_whatsapp(KEY, PHONE, "Hello", CALL) == "sent"
+            assert await messenger.send_whatsapp(KEY, PHONE, "Hello", CALL) == "delivered"
     assert len(taken(carrier)) == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_twilio_took_and_whatsapp_did_not_deliver_is_refused(redis_url: str, carrier: Standin) -> None:
+    """Free text outside the window is accepted, and fails a moment later."""
+    carrier.control_now(whatsapp_open=False)
+    async with messaging(redis_url) as messenger, reporting(redis_url, carrier):
+        with sending(redis_url, carrier):
+            assert await messenger.send_whatsapp(KEY, PHONE, "Hello", CALL) == twilio_words.WORDS["63016"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_template_that_follows_is_waited_for(redis_url: str, carrier: Standin) -> None:
+    carrier.control_now(whatsapp_open=False)
+    async with messaging(redis_url) as messenger, reporting(redis_url, carrier):
+        with sending(redis_url, carrier, TWILIO.content_sid):
+            assert await messenger.send_whatsapp(KEY, PHONE, "Hello", CALL) == "delivered"
+    assert [each["template"] for each in taken(carrier)] == [False, True]
+
+
+BEGUN, WAITING, SENT, READ = (
+    Told(state="begun"), Told(state="waiting"), Told(state="sent", status="queued"), Told(state="sent", status="read")
+)  # fmt: skip
+FAILED, UNKNOWN = Told(state="refused", words="It failed."), Told(state="unknown", words="Nobody knows.")
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        ([BEGUN, WAITING], "queued"),
+        ([SENT], "taken"),
+        ([WAITING, SENT, WAITING], "taken"),
+        ([UNKNOWN], "Nobody knows."),
+        ([SENT, UNKNOWN, SENT], "Nobody knows."),
+        ([UNKNOWN, READ], "delivered"),
+        ([SENT, FAILED, SENT], "It failed."),
+        ([FAILED, SENT], "It failed."),
+        ([READ, SENT], "delivered"),
+    ],
+)
+async def test_the_best_that_is_known_when_the_time_is_up_is_said(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, told: list[Told], answer: str
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.01)
+    monkeypatch.setattr(module, "ENQUEUE_TIMEOUT_S", 20.0)
+    with redis_door.sync_commands(redis_url) as client:
+        for each in told:
+            Attempts(client).tell(KEY, each)
+    async with messaging(redis_url) as messenger:
+        assert await messenger.send_whatsapp(KEY, PHONE, "Hello", CALL) == answer
 
 
 async def test_a_message_nobody_sends_yet_is_queued_once_under_a_name_without_secrets(
@@ -161,7 +238,7 @@ async def test_whatever_a_model_calls_its_request_the_message_can_be_queued(
 
 @pytest.mark.usefixtures("patient")
 async def test_nothing_of_a_message_stays_in_redis_but_that_it_was_sent(redis_url: str, carrier: Standin) -> None:
-    async with messaging(redis_url) as messenger:
+    async with messaging(redis_url) as messenger, reporting(redis_url, carrier):
         with sending(redis_url, carrier):
             await messenger.send_whatsapp(KEY, PHONE, "Friday at ten.", CALL)
     with redis_door.sync_commands(redis_url) as client:

@@ -9,12 +9,13 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from redis.exceptions import ConnectionError as RedisAway
 from structlog.testing import capture_logs
 
-from shared import redis_door
-from shared.letters import OUTSIDE_WINDOW, State, Told
+from shared import keys, redis_door
+from shared.letters import OUTSIDE_WINDOW, State, Told, slot
 from tests.postgres import run_function
 from tests.standins.carrier_settings import CarrierSettings
 from tests.standins.process import Standin, started
@@ -63,6 +64,7 @@ class Office:
     carrier: Standin
     database: PostgresDatabase
     observed: list[State]
+    redis_url: str
     key: str = KEY
 
     def run(self, job: Callable[..., None], *arguments: Any) -> None:
@@ -84,6 +86,12 @@ class Office:
         told = self.context.attempts.read(key or self.key)
         assert told is not None
         return told
+
+    def told(self, key: str = "") -> list[Told]:
+        """Give what was told to whoever waits for a message."""
+        with redis_door.sync_commands(self.redis_url) as client:
+            entries: Any = client.xrange(keys.told(slot(key or self.key)))
+        return [msgspec.json.decode(fields["told"], type=Told) for _, fields in entries]
 
     def report(self, sid: str, said: str, error_code: str = "", *, key: str = KEY, told_at: float = 0.0) -> None:
         """Run the job of a report of Twilio's."""
@@ -118,9 +126,8 @@ def office(redis_url: str, carrier: Standin, database: PostgresDatabase) -> Iter
     client = WhatsApp(SETTINGS.account_sid, SETTINGS.auth_token, carrier.url, SETTINGS.whatsapp_sender, timeout_s=2.0)
     redis = redis_door.sync_commands(redis_url)
     made: list[State] = []
-    yield Office(
-        Context(client, Attempts(redis), call, PUBLIC, SETTINGS.content_sid, made.append), carrier, database, made
-    )
+    context = Context(client, Attempts(redis), call, PUBLIC, SETTINGS.content_sid, made.append)
+    yield Office(context, carrier, database, made, redis_url)
     redis.close()
     client.close()
 
@@ -375,12 +382,76 @@ def test_free_text_that_fails_later_is_followed_by_one_template(office: Office) 
     assert office.rows()[1]["error_code"] == "63016"
 
 
-def test_without_a_template_a_late_failure_is_only_written_down(office: Office) -> None:
+def test_without_a_template_a_late_failure_is_told_and_written_down(office: Office) -> None:
     office.context = replace(office.context, template_sid="")
     sid = office.send().provider_sid
     office.report(sid, "undelivered", OUTSIDE_WINDOW)
     assert len(office.taken()) == 1
     assert [(row["status"], row["error_code"]) for row in office.rows()] == [("undelivered", "63016")]
+    sent, failed = office.told()
+    assert (sent.state, sent.settled) == ("sent", False)
+    assert (failed.state, failed.settled, failed.words) == ("refused", True, twilio_words.WORDS["63016"])
+
+
+@pytest.mark.parametrize("code", ["63003", "99999", ""])
+def test_whatever_else_fails_late_is_told_too(office: Office, code: str) -> None:
+    office.report(office.send().provider_sid, "failed", code)
+    assert office.told()[-1].words == twilio_words.refusal(code)
+    assert len(office.taken()) == 1
+
+
+def test_that_a_message_arrived_is_told_and_that_it_is_under_way_is_not(office: Office) -> None:
+    sid = office.send().provider_sid
+    for said in ("queued", "sent", "delivered", "read"):
+        office.report(sid, said)
+    assert [(told.status, told.settled) for told in office.told()] == [
+        ("queued", False), ("delivered", True), ("read", True)
+    ]  # fmt: skip
+
+
+def test_what_a_template_is_sent_for_has_not_failed_and_its_fate_is_that_of_the_message(office: Office) -> None:
+    office.carrier.control_now(whatsapp_open=False)
+    sid = office.send().provider_sid
+    for _ in range(2):
+        office.report(sid, "undelivered", OUTSIDE_WINDOW)
+    assert [told.state for told in office.told()] == ["sent"]
+    template = office.taken()[1]["sid"]
+    office.report(template, "delivered", key=KEY + TEMPLATE_KEY)
+    assert [told.delivered for told in office.told()] == [False, True]
+
+
+def test_a_template_that_fails_too_is_told(office: Office) -> None:
+    sid = office.send().provider_sid
+    office.carrier.control_now(message_refusal=21656)
+    office.report(sid, "undelivered", OUTSIDE_WINDOW)
+    assert office.told()[-1].words == twilio_words.WORDS["21656"]
+    office.key = f"{CALL}:call_2"
+    office.carrier.control_now(message_refusal=0)
+    office.send()
+    office.report(office.taken()[-1]["sid"], "undelivered", OUTSIDE_WINDOW, key=office.key)
+    office.report(office.taken()[-1]["sid"], "failed", "63003", key=office.key + TEMPLATE_KEY)
+    assert [told.state for told in office.told()] == ["sent", "refused"]
+    assert office.told()[-1].words == twilio_words.WORDS["63003"]
+
+
+def test_a_failure_is_told_while_the_database_is_away(office: Office) -> None:
+    office.without_database()
+    with pytest.raises(TryLater):
+        office.send()
+    with pytest.raises(TryLater):
+        office.report(office.noted().provider_sid, "undelivered", "63003")
+    assert office.told()[-1].words == twilio_words.WORDS["63003"]
+
+
+def test_a_report_is_written_down_though_nobody_can_be_told(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise RedisAway("gone")
+
+    sid = office.send().provider_sid
+    monkeypatch.setattr(Attempts, "tell", away)
+    office.report(sid, "delivered")
+    assert office.rows()[0]["status"] == "delivered"
+    assert len(office.told()) == 1
 
 
 def test_a_template_is_sent_while_the_database_is_away_and_only_once(office: Office) -> None:
@@ -400,3 +471,4 @@ def test_a_template_is_sent_while_the_database_is_away_and_only_once(office: Off
 def test_a_message_twilio_does_not_know_is_followed_by_nothing(office: Office) -> None:
     office.report("SM" + "9" * 32, "undelivered", OUTSIDE_WINDOW, told_at=time.time() - EARLY_S - 1)
     assert office.taken() == []
+    assert [told.words for told in office.told()] == [twilio_words.WORDS["63016"]]

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 from redis import Redis
+from redis.client import Pipeline
 
 from shared import keys
 from shared.letters import Told, slot
@@ -41,11 +42,15 @@ class Attempts:
 
     def end(self, key: str, told: Told) -> None:
         """Note what came of it, and tell whoever waits."""
-        stream, text = keys.told(slot(key)), _text(told)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(keys.message(slot(key)), text, ex=keys.MESSAGE_TTL_S)
-            pipe.xadd(stream, {"told": text})
-            pipe.expire(stream, keys.TOLD_TTL_S)
+            pipe.set(keys.message(slot(key)), _text(told), ex=keys.MESSAGE_TTL_S)
+            _say(pipe, key, told)
+            pipe.execute()
+
+    def tell(self, key: str, told: Told) -> None:
+        """Tell whoever waits what was heard of a message after it was sent; nothing is noted."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            _say(pipe, key, told)
             pipe.execute()
 
     def logged(self, key: str, told: Told) -> None:
@@ -53,6 +58,12 @@ class Attempts:
         self._redis.set(
             keys.message(slot(key)), _text(msgspec.structs.replace(told, logged=True)), ex=keys.MESSAGE_TTL_S
         )
+
+
+def _say(pipe: Pipeline, key: str, told: Told) -> None:
+    stream = keys.told(slot(key))
+    pipe.xadd(stream, {"told": _text(told)})
+    pipe.expire(stream, keys.TOLD_TTL_S)
 
 
 def _text(told: Told) -> str:

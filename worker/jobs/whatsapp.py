@@ -141,6 +141,14 @@ def by_template(context: Context, letter: Letter) -> Told:
     )
 
 
+def fate(sent: Sent) -> Told:
+    """Say what Twilio's word for a message it has taken means, at once or in a later report."""
+    if sent.status in FAILED:
+        words = twilio_words.refusal(sent.error_code)
+        return Told(state="refused", status=sent.status, error_code=sent.error_code, provider_sid=sent.sid, words=words)
+    return Told(state="sent", status=sent.status, provider_sid=sent.sid)
+
+
 def _sent(context: Context, letter: Letter) -> Told:
     """Send free text; the template where that is refused at once for want of a recent message of the customer."""
     told = _attempt(lambda: context.whatsapp.text(letter.to, letter.body, _callback(context, letter)))
@@ -161,10 +169,7 @@ def _attempt(ask_twilio: Callable[[], Sent]) -> Told:
     except Refused as error:
         _log.warning("message refused", why=str(error))
         return Told(state="refused", status="failed", error_code=error.code, words=twilio_words.refusal(error.code))
-    if sent.status in FAILED:
-        words = twilio_words.refusal(sent.error_code)
-        return Told(state="refused", status=sent.status, error_code=sent.error_code, provider_sid=sent.sid, words=words)
-    return Told(state="sent", status=sent.status, provider_sid=sent.sid)
+    return fate(sent)
 
 
 def _recalled(context: Context, key: str) -> Told:

@@ -1,5 +1,9 @@
 """The messenger of the tool host: has messages sent by the prefetchers, and waits a moment for what comes of it.
 
+That Twilio takes a message says little: what WhatsApp does not deliver (error 63016 above all) is mostly taken, and reported
+as failed a moment later. So the wait goes on until a message has arrived or failed, or its time is up. A failure reported
+later than that is in the database only.
+
 The host itself needs no key to Twilio. RQ is blocking code, so it gets one thread and one connection of its own; the answer
 comes on a stream of ours, read with a client made for it.
 """
@@ -20,14 +24,15 @@ from shared.letters import DEAD_KEPT_S, JOB_KEPT_S, JOB_TIMEOUT_S, QUEUE, RETRY_
 from worker.tools.services import ServiceTrouble
 
 WAIT_S: Final = 3.0
-"""How long a caller waits for a message to be taken; Twilio needs about 0.3 s."""
+"""How long a caller waits for a message to arrive; to be taken by Twilio it needs about 0.3 s of them."""
 
 ENQUEUE_TIMEOUT_S: Final = 1.0
 """After this Redis is as good as away; queueing takes 0.7 ms (p99 6 ms, measured)."""
 
 MAX_WAITING: Final = 64
 
-_Answer = list[tuple[str, list[tuple[str, dict[str, str]]]]]
+_Entries = list[tuple[str, dict[str, str]]]
+_Answer = list[tuple[str, _Entries]]
 _decoder: Final = msgspec.json.Decoder(Told)
 _log = logs.get(__name__)
 
@@ -44,7 +49,7 @@ class QueuedMessenger:
         self._waiting = 0
 
     async def send_whatsapp(self, key: str, to: str, body: str, call_sid: str) -> str:
-        """Have a message sent, once for each `key`; gives `sent`, `queued`, or a sentence that says why it was not sent.
+        """Have a message sent, once for each `key`, and say within `WAIT_S` what is known of it, as the protocol has it.
 
         Raises:
             ServiceTrouble: Redis did not take it; `maybe_done` when that is not certain.
@@ -54,7 +59,9 @@ class QueuedMessenger:
         told = await self._told(key, until)
         if told is None:
             return "queued"
-        return "sent" if told.state == "sent" else told.words
+        if told.state != "sent":
+            return told.words
+        return "delivered" if told.delivered else "taken"
 
     async def close(self) -> None:
         """Stop; does not wait for a thread that is stuck."""
@@ -98,23 +105,37 @@ class QueuedMessenger:
             raise ServiceTrouble(f"not queued: {type(error).__name__}", maybe_done=True) from error
 
     async def _told(self, key: str, until: float) -> Told | None:
-        """Wait for what comes of a message; None when that is not known in time. What was told before is known at once."""
-        stream, seen = keys.told(slot(key)), "0-0"
-        while (left_s := until - time.monotonic()) > 0:
-            block_ms = max(1, min(int(left_s * 1000), redis_door.READ_BLOCK_MS))
+        """Wait until it is settled what comes of a message, else give the last that is known; None when nothing is.
+
+        What was told before is known at once, even when the time is up.
+        """
+        stream, seen, known, left_s = keys.told(slot(key)), "0-0", None, 1.0
+        while left_s > 0 and not (known is not None and known.settled):
+            left_s = until - time.monotonic()
+            block_ms = (
+                max(0, min(int(left_s * 1000), redis_door.READ_BLOCK_MS)) or None
+            )  # None only looks, 0 is for ever
             try:
                 answer = cast("_Answer", await self._reading.xread({stream: seen}, block=block_ms))
             except (RedisError, OSError) as error:
                 _log.warning("nobody tells what became of a message", why=str(error))
-                return None
+                return known
             for _, entries in answer:
-                seen = entries[-1][0]
-                told = _decoder.decode(entries[-1][1]["told"])
-                if told.final:
-                    return told
-        return None
+                seen, known = entries[-1][0], _heard(known, entries)
+        return known
 
     def _done(self, queued: "asyncio.Future[None]") -> None:
         self._waiting -= 1
         if not queued.cancelled():
             queued.exception()  # whoever asked has it, or has gone
+
+
+def _heard(known: Told | None, entries: _Entries) -> Told | None:
+    """Add what is told to what is known. That a message was sent is told anew to whoever asks again: it undoes nothing."""
+    for _, entry in entries:
+        told = _decoder.decode(entry["told"])
+        if told.settled:
+            return told
+        if told.final and (known is None or told.state != "sent"):
+            known = told
+    return known

@@ -33,8 +33,9 @@ class Messenger(Protocol):
     async def send_whatsapp(self, key: str, to: str, body: str, call_sid: str) -> str:
         """Send free text, or the installation's template where WhatsApp allows nothing else. The same `key` sends once.
 
-        Gives what is known of it within the time a caller would wait: `sent` (the provider took it), `queued` (it will be
-        sent), or a sentence that says why it was refused.
+        Gives what is known of it within the time a caller would wait: `delivered`, `taken` (the provider has it, and may
+        still fail to deliver it), `queued` (it will be sent), or a sentence that says why it was refused. A failure that comes
+        later is told to nobody: the database has it.
 
         Raises:
             ServiceTrouble: it could not even be queued.

@@ -14,6 +14,7 @@ from tests.worker.tools.desk import ANA, Desk
 from worker.tools import running
 from worker.tools.builtin import BUILT_IN
 from worker.tools.registry import Outcome, Tool, ToolCall, visible
+from worker.tools.send_whatsapp_message import STATES
 from worker.tools.services import ServiceTrouble
 
 CRITICAL = {"end_call", "get_current_time", "transfer_call", "more_tools"}
@@ -69,8 +70,40 @@ def test_a_caller_can_be_transferred_only_where_somebody_is_there() -> None:
 
 def test_an_agent_with_tools_of_its_own_choice_has_no_others() -> None:
     chosen = msgspec.structs.replace(AGENT, tools=("end_call", "book_appointment"))
-    assert seen(chosen, "full") == {"end_call", "book_appointment"}
-    assert seen(chosen, "critical") == {"end_call"}
+    assert seen(chosen, "full") == {"end_call", "book_appointment", "transfer_call"}
+    assert seen(chosen, "critical") == {"end_call", "transfer_call", "more_tools"}
+
+
+def test_a_list_of_tools_takes_none_away_that_has_a_rule_of_its_own() -> None:
+    """Else who may see more could not ask for it, and a caller could not be transferred although somebody is there."""
+    few = Agent(tools=("end_call",), stage="critical")
+    assert seen(few, "critical") == {"end_call", "more_tools"}
+    assert seen(few, "full") == {"end_call"}
+    assert seen(msgspec.structs.replace(few, transfer_number="+551130000001"), "full") == {"end_call", "transfer_call"}
+
+
+@pytest.mark.parametrize(
+    ("tools", "mcp", "names"),
+    [
+        (("end_call",), ("shop",), {"shop_find", "shop_buy"}),
+        (("end_call",), (), set()),
+        (("end_call", "shop_find"), ("shop",), {"shop_find"}),
+        (("end_call", "shop_find"), (), set()),
+        (("end_call", "shop_nothing"), ("shop",), set()),
+        ((), ("shop",), {"shop_find", "shop_buy"}),
+    ],
+)
+def test_of_the_servers_an_agent_may_use_a_list_takes_away_only_what_it_chooses_from(
+    tools: tuple[str, ...], mcp: tuple[str, ...], names: set[str]
+) -> None:
+    async def nothing(_: ToolCall) -> Outcome:
+        return Outcome({})
+
+    offered = [
+        Tool(name, "", nothing, server="shop", offered=lambda agent, _stage: "shop" in agent.mcp)
+        for name in ("shop_find", "shop_buy")
+    ]
+    assert {tool.name for tool in visible(offered, Agent(tools=tools, mcp=mcp), "full")} == names
 
 
 @pytest.mark.parametrize("tool", BUILT_IN.values(), ids=lambda tool: tool.name)
@@ -148,8 +181,9 @@ async def message(desk: Desk, post: Post) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        ("sent", {"status": "sent", "to": ANA}),
-        ("queued", {"status": "on its way: it is not known yet whether it arrives", "to": ANA}),
+        ("delivered", {"status": "delivered", "to": ANA}),
+        ("taken", {"status": STATES["taken"], "to": ANA}),
+        ("queued", {"status": STATES["queued"], "to": ANA}),
         ("This number has no WhatsApp.", {"error": "This number has no WhatsApp."}),
         (ServiceTrouble("redis is slow", maybe_done=True), running.TOO_LONG_WRITE),
         (ServiceTrouble("redis hangs"), running.OUT_OF_ORDER),
@@ -163,6 +197,13 @@ async def test_what_became_of_a_message_is_told(
     ((key, *rest),) = post.sent
     assert key.startswith(f"{quiet_desk.call_sid}:call_w:")
     assert rest == [ANA, "See you.\nTuesday", quiet_desk.call_sid]
+
+
+@pytest.mark.parametrize("state", sorted(set(STATES) - {"delivered"}))
+def test_nothing_is_promised_of_a_message_that_may_not_arrive(state: str) -> None:
+    assert "not known yet whether it arrives" in STATES[state]
+    assert "sent" not in STATES[state].removeprefix("waiting to be sent").split()
+    assert "delivered" not in STATES[state]
 
 
 async def test_without_a_messenger_or_a_database_a_tool_is_out_of_order(quiet_desk: Desk) -> None:
