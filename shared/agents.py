@@ -27,10 +27,12 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `still_there` is what a silent caller is asked, empty for the usual question in the agent's language.
     `looking` is what a caller hears whose tool takes long, empty for the usual words.
     `tools` names what the model may ever have, empty for everything there is; `stage` how much of it in the beginning.
+    What is offered by a rule of its own needs no name there: `transfer_call` (with a `transfer_number`), `more_tools` (before
+    the last stage), and the tools of the MCP servers in `mcp`, of each all unless `tools` names some of them.
     `mcp` names the MCP servers of the file that it may use.
-    `timezone` is where its business is (IANA name). `hours` are the opening hours by weekday (`mon` ... `sun`), each a list
-    of `09:00-12:30`; empty: always open. `closed` are days on which it is not (`2026-12-25`). Appointments are made in its
-    `calendar`, in steps of `slot_minutes`.
+    `timezone` is where its business is (IANA name); without one its appointments are in UTC. `hours` are the opening hours by
+    weekday (`mon` ... `sun`), each a list of `09:00-12:30`; empty: always open. `closed` are days on which it is not
+    (`2026-12-25`). Appointments are made, moved and cancelled in its `calendar`, in steps of `slot_minutes`.
     `own_record_only`: tools touch only the record of the number that calls.
     `overflow_number` is dialled when the hold line gives up on a caller, empty for `OVERFLOW_NUMBER`; `transfer_number` is
     whom a caller is connected to who asks for a person. Both E.164.

@@ -176,6 +176,40 @@ async def test_a_change_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None
         assert await readyz_problems(pool) == []
 
 
+async def test_who_books_without_a_time_zone_is_named_until_there_is_one_and_answers_calls_as_before(
+    tmp_path: Path,
+) -> None:
+    files = Files(tmp_path)
+    database = {"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_secret_of_the_test"}
+    async with running_pool(tmp_path, ready=1, settings=files.settings | database) as pool:
+
+        async def problems() -> list[str]:
+            _, said = await readyz(pool)
+            return [each["detail"] for each in said["problems"] if each["resource"] == "agents"]
+
+        router = await pool.router()
+        await router.ready(1)
+        default, first = await problems()
+        assert default.startswith("agent default: timezone: there is none, so it books in UTC")
+        assert first.startswith("agent first: timezone: ")
+        assert (await readyz(pool))[0] == 200
+        (line,) = [line for line in pool.lines if line["event"] == "agents book without a time zone"]
+        assert (line["level"], line["problems"]) == ("warning", [default, first])
+        placed = f'[agents.first]\nnumbers = ["{NUMBER}"]\ntimezone = "America/Sao_Paulo"\n'
+        files.write(placed)
+        await reloads(pool, "done")
+        assert await problems() == [default]
+        files.write(f'{placed}[agents.default]\ntools = ["end_call"]\n')
+        await reloads(pool, "done", 2)
+        assert await problems() == []
+
+
+async def test_without_a_database_nobody_books_and_no_time_zone_is_missed(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, ready=1) as pool:
+        assert (await readyz(pool))[1]["problems"] == []
+        assert not [line for line in pool.lines if line["event"] == "agents book without a time zone"]
+
+
 async def test_of_changes_that_come_quickly_the_last_one_counts(tmp_path: Path) -> None:
     files = Files(tmp_path)
     async with running_pool(tmp_path, ready=1, settings=files.settings) as pool:

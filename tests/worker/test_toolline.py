@@ -159,7 +159,7 @@ async def test_tools_of_servers_come_and_go() -> None:
     assert (buy.repeatable, buy.idempotent, buy.writes) == (False, False, True)
     assert find.schema()["properties"] == {"day": {"type": "string"}}
     assert line.available(buy)
-    assert line.server_of("shop_buy") == "shop"
+    assert line.server_of("shop_buy") == buy.server == "shop"
     host.say(Offered(server="shop", tools=(offered("shop_find"),)))
     while "shop_buy" in line.offered:
         await heard(line)

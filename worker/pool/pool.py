@@ -57,6 +57,7 @@ from worker.pool.roster import Roster, Worker
 from worker.pool.toolhost import ToolHost
 from worker.pool.troubles import Troubles
 from worker.pool.watch import reap_orphans
+from worker.tools.wanted import unplaced
 
 TICK_S: Final = 0.5
 """How often the loop's lateness is measured."""
@@ -166,6 +167,7 @@ class Pool:
             background.append(tasks.create_task(http))
             self._nursery.start()
             self._tool_host.start()
+            self._look_for_zones(self._given.agents)
             self.changed()
             _log.info(
                 "pool is up",
@@ -269,7 +271,15 @@ class Pool:
         """Take what does not need a new worker from a change."""
         self._rescue.bridging = checked.bridging
         self._tool_host.serve(checked.agents.mcp)
+        self._look_for_zones(checked.agents)
         self.changed()
+
+    def _look_for_zones(self, agents: Agents) -> None:
+        """Say which agents book without a time zone: that is allowed, and rarely what is meant."""
+        problems = unplaced(agents.all) if self._given.settings.supabase_url else ()
+        self._troubles.stand("zones", problems)
+        if problems:
+            _log.warning("agents book without a time zone", problems=[each.detail for each in problems])
 
     def _replace_heavy(self, worker: Worker, why: str) -> None:
         """Have it recycled now: it leaves when its replacement is ready, as at any other recycling."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from shared.agents import STAGES, Agent, ToolStage
 from shared.calls import IncomingCall
-from worker.tools.schemas import inline
+from worker.tools.schemas import inline, with_items
 from worker.tools.services import Services
 
 Place = Literal["worker", "host"]
@@ -104,7 +104,8 @@ class Tool:
         quick: it never takes long enough for words to the caller.
         lookup: tells, by the call's id, what became of a run whose worker died meanwhile; None when it does not know. A tool
             that is none of repeatable, idempotent and looked up is never run again: the model is told that nobody knows.
-        offered: says whether an agent has a use for it at a stage; None where every agent has.
+        offered: says whether an agent has a use for it at a stage, whatever the agent's own list says; None where that decides.
+        server: the MCP server it is of; empty for any other.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Tool:
     quick: bool = False
     lookup: Callable[[ToolCall], Awaitable[Outcome | None]] | None = None
     offered: Callable[[Agent, ToolStage], bool] | None = None
+    server: str = ""
 
     def schema(self) -> dict[str, Any]:
         """Give the JSON schema of the arguments, without what says nothing to a model. Not to be changed."""
@@ -136,7 +138,7 @@ def _told_of(arguments: type[BaseModel]) -> dict[str, Any]:
 
 def _told(schema: Mapping[str, Any]) -> dict[str, Any]:
     written = inline(schema)
-    properties = {name: _plain(each) for name, each in written.get("properties", {}).items()}
+    properties = {name: with_items(_plain(each)) for name, each in written.get("properties", {}).items()}
     kept = {key: written[key] for key in ("required", "$defs", "additionalProperties") if key in written}
     return {"type": "object", "properties": properties} | kept
 
@@ -174,11 +176,25 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 def visible(tools: Iterable[Tool], agent: Agent, stage: ToolStage) -> list[Tool]:
     """Choose what the model sees of an agent's tools at a stage, in the order they are listed in."""
-    wanted, depth = set(agent.tools), STAGES.index(stage)
+    depth = STAGES.index(stage)
     return [
         tool
         for tool in tools
-        if (not wanted or tool.name in wanted)
+        if _listed(tool, agent)
         and STAGES.index(tool.stage) <= depth
         and (tool.offered is None or tool.offered(agent, stage))
     ]
+
+
+def of_server(name: str, server: str) -> bool:
+    """Tell whether a name is one that a tool of an MCP server has (`worker.tools.mcp_names`)."""
+    return name.startswith(f"{server}_")
+
+
+def _listed(tool: Tool, agent: Agent) -> bool:
+    """Tell whether an agent's list leaves a tool in. Of an MCP server it chooses only when it names tools of that one."""
+    if not agent.tools or tool.name in agent.tools:
+        return True
+    if tool.server:
+        return not any(of_server(name, tool.server) for name in agent.tools)
+    return tool.offered is not None

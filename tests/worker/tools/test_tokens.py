@@ -89,8 +89,8 @@ def test_each_stage_holds_the_former_ones_and_costs_more() -> None:
 
 def test_an_agents_own_list_and_a_longer_description_change_the_cost() -> None:
     short = tokens.cost(BUILT_IN.values(), Agent(tools=("get_current_time",)), GPT)
-    assert set(short.tools) == {"get_current_time"}
-    assert len(set(short.stages.values())) == 1
+    assert set(short.tools) == {"get_current_time", "more_tools"}
+    assert short.stages["critical"] == short.stages["essential"] > short.stages["full"]
     wordy = Tool(name="get_current_time", description="Tell the time. " * 50, run=_nothing)
     assert tokens.cost([wordy], Agent(), GPT).tools["get_current_time"] > short.tools["get_current_time"] + 100
 
