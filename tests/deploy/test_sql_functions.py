@@ -60,11 +60,11 @@ class Asked:
         })  # fmt: skip
 
     async def cancel(
-        self, phone: str = ANA, *, id_: int | None = None, starts_at: str | None = None, key: str = ""
+        self, phone: str = ANA, *, id_: int | None = None, starts_at: str | None = None, key: str = "", **more: Any
     ) -> Any:
         """Cancel an appointment."""
         arguments = {"p_key": key or self.key(), "p_phone": phone, "p_id": id_, "p_starts_at": starts_at}
-        return await self.database.call("cancel_appointment", arguments)
+        return await self.database.call("cancel_appointment", arguments | more)
 
     async def move(
         self, hour: int, phone: str = ANA, *, id_: int | None = None, old: str | None = None, **more: Any
@@ -387,6 +387,66 @@ async def test_an_appointment_moves_and_keeps_its_length(ask: Asked) -> None:
     assert (await ask.move(7, old=at(6)))["outcome"] == "rescheduled"
     await ask.cancel()
     assert (await ask.move(9, id_=1))["outcome"] == "not_found"
+
+
+async def test_an_appointment_of_another_calendar_is_not_the_one_that_is_meant(ask: Asked) -> None:
+    await ask.create()
+    main = (await ask.book(2))["appointment"]
+    none = {"outcome": "not_found", "appointment": None, "appointments": []}
+    for which in ({}, {"id_": main["id"]}):
+        assert await ask.cancel(p_calendar="clinica", **which) == none
+        assert await ask.move(9, p_calendar="clinica", **which) == none
+    assert await ask.cancel(p_calendar="clinica", starts_at=at(2)) == none
+    assert await ask.move(9, p_calendar="clinica", old=at(2)) == none
+    clinic = [(await ask.book(hour, calendar="clinica"))["appointment"] for hour in (2, 6)]
+    assert await ask.cancel(p_calendar="clinica") == {
+        "outcome": "ambiguous", "appointment": None, "appointments": clinic,
+    }  # fmt: skip
+    moved = await ask.move(9, p_calendar="clinica", old=at(2))
+    assert (moved["outcome"], moved["appointment"]["id"]) == ("rescheduled", clinic[0]["id"])
+    gone = await ask.cancel(p_calendar="main")
+    assert (gone["outcome"], gone["appointment"]["id"]) == ("cancelled", main["id"])
+    again = await ask.cancel(p_calendar="main", starts_at=at(2))
+    assert (again["outcome"], again["appointment"]["id"]) == ("already_cancelled", main["id"])
+
+
+async def test_what_is_cancelled_in_one_calendar_is_told_although_another_has_that_time_booked(ask: Asked) -> None:
+    await ask.create()
+    await ask.book(2)
+    await ask.cancel()
+    await ask.book(2, calendar="clinica")
+    assert (await ask.cancel(p_calendar="main", starts_at=at(2)))["outcome"] == "already_cancelled"
+
+
+@pytest.mark.parametrize("calendar", [{}, {"p_calendar": "main"}])
+async def test_what_has_begun_is_neither_cancelled_nor_moved(ask: Asked, calendar: dict[str, str]) -> None:
+    await ask.create()
+    await ask.book(2)
+    ask.database.rows(
+        "update appointments set starts_at = now() - interval '1 hour', ends_at = now() + interval '1 hour'"
+    )
+    coming = (await ask.book(5))["appointment"]
+    begun = ask.database.rows("select starts_at from appointments where id = 1")[0]["starts_at"].isoformat()
+    for answer in (
+        await ask.cancel(id_=1, **calendar),
+        await ask.cancel(starts_at=begun, **calendar),
+        await ask.move(9, id_=1, **calendar),
+        await ask.move(9, old=begun, **calendar),
+    ):
+        assert (answer["outcome"], answer["appointment"]["id"], answer["appointments"]) == ("over", 1, [coming])
+    assert (await ask.cancel(**calendar))["appointment"]["id"] == coming["id"]
+    rows = ask.database.rows("select status, starts_at from appointments where id = 1")
+    assert [(row["status"], row["starts_at"].isoformat()) for row in rows] == [("booked", begun)]
+
+
+async def test_an_appointment_does_not_move_to_where_it_would_end_after_the_closing(ask: Asked) -> None:
+    await ask.create()
+    mine = (await ask.book(2, minutes=60))["appointment"]
+    refused = await ask.move(5, p_closes_at=at(5, 30))
+    assert refused == {"outcome": "too_long", "appointment": mine, "appointments": []}
+    assert (await ask.move(5, p_closes_at=at(5, 30), p_ends_at=at(5, 31)))["outcome"] == "too_long"
+    moved = await ask.move(5, p_closes_at=at(6))
+    assert (moved["outcome"], same(moved["appointment"]["ends_at"], at(6))) == ("rescheduled", True)
 
 
 async def test_an_appointment_that_cannot_move_stays_where_it_is(ask: Asked) -> None:

@@ -1,7 +1,7 @@
 """What tools have in common that make, move and cancel appointments."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -62,6 +62,8 @@ def not_one(answer: Mapping[str, Any], number: str, zone: ZoneInfo, now: datetim
     coming = [told(each, zone, now) for each in answer["appointments"]]
     if answer["outcome"] == "ambiguous":
         error = "There are several appointments. Ask the caller which one is meant."
+    elif answer["outcome"] == "over":
+        error = _over(answer["appointment"], now) + (" These are to come." if coming else "")
     elif coming:
         error = "There is no such appointment. These are to come: ask the caller which one is meant."
     else:
@@ -69,11 +71,37 @@ def not_one(answer: Mapping[str, Any], number: str, zone: ZoneInfo, now: datetim
     return Outcome({"error": error, "appointments": coming, "note": written.NOTE} if coming else {"error": error})
 
 
-async def taken(call: ToolCall, business: Business, slot: Span, now: datetime) -> Outcome:
-    """Say that a time is taken, and what is free near it."""
+async def taken(
+    call: ToolCall, business: Business, slot: Span, now: datetime, length: timedelta = timedelta(0)
+) -> Outcome:
+    """Say that a time is taken, and what is free near it for an appointment of a `length`."""
     error = f"{times.words(slot.start, business.zone, now)} is taken. Suggest another time."
+    return Outcome({"error": error} | await _near(call, business, slot.start, now, length))
+
+
+async def too_long(call: ToolCall, business: Business, slot: Span, now: datetime, length: timedelta) -> Outcome:
+    """Say that an appointment would end after the closing, and what is free near that time for one as long."""
+    minutes, closes = round(length.total_seconds() / 60), times.clock(business.closes(slot.start), business.zone)
+    error = f"The appointment takes {minutes} minutes and would end after the business closes at {closes}."
+    return Outcome({"error": f"{error} Suggest another time."} | await _near(call, business, slot.start, now, length))
+
+
+def length_of(appointment: Mapping[str, Any]) -> timedelta:
+    """Say how long an appointment is."""
+    starts, ends = (datetime.fromisoformat(appointment[edge]) for edge in ("starts_at", "ends_at"))
+    return ends - starts
+
+
+async def _near(
+    call: ToolCall, business: Business, start: datetime, now: datetime, length: timedelta
+) -> dict[str, Any]:
+    """Find what is free near a time; nothing when the database does not answer."""
     try:
-        found = await free_times.look(call, business, slot.start.astimezone(business.zone).date(), now)
+        found = await free_times.look(call, business, start.astimezone(business.zone).date(), now, length)
     except ServiceTrouble:
-        return Outcome({"error": error})
-    return Outcome({"error": error, "free": found.near(slot.start)})
+        return {}
+    return {"free": found.near(start)}
+
+
+def _over(appointment: Mapping[str, Any], now: datetime) -> str:
+    return f"That appointment {'is over' if datetime.fromisoformat(appointment['ends_at']) <= now else 'has begun'}."

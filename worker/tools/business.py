@@ -71,14 +71,25 @@ class Business:
                 yield Span(start, start + self.step)
                 start += self.step
 
-    def free(self, day: date, busy: Sequence[Span], now: datetime) -> list[datetime]:
-        """Give the starts of a day's slots that are still to come and overlap nothing."""
-        opened = self.opened(day)
-        near = [taken for taken in busy if any(taken.overlaps(span) for span in opened)]  # of weeks, a day's
+    def closes(self, start: datetime) -> datetime:
+        """Say until when it stays open, from a moment at which it is; also over midnight, up to the end of the next day."""
+        day = start.astimezone(self.zone).date()
+        closes = next(span.end for span in self.opened(day) if span.start <= start < span.end)
+        return next((span.end for span in self.opened(day + timedelta(days=1)) if span.start == closes), closes)
+
+    def free(self, day: date, busy: Sequence[Span], now: datetime, length: timedelta = timedelta(0)) -> list[datetime]:
+        """Give the starts of a day's slots that are still to come and overlap nothing.
+
+        With a `length` of more than a slot, those at which an appointment as long as that can begin.
+        """
+        near = [taken for taken in busy if any(taken.overlaps(span) for span in self._around(day))]  # of weeks, a day's
+        longest = max(self.step, length)
         return [
             slot.start
             for slot in self.slots(day)
-            if slot.start > now and not any(slot.overlaps(taken) for taken in near)
+            if slot.start > now
+            and (longest == self.step or slot.start + longest <= self.closes(slot.start))
+            and not any(Span(slot.start, slot.start + longest).overlaps(taken) for taken in near)
         ]
 
     def slot(self, start: datetime, now: datetime) -> Span:
@@ -106,6 +117,10 @@ class Business:
             raise ToolError(
                 f"{times.day_words(day, today)} is too far ahead: appointments are made up to a year ahead."
             )
+
+    def _around(self, day: date) -> list[Span]:
+        """Give the spans of a day, and those of the next one, into which a long appointment may reach."""
+        return [*self.opened(day), *self.opened(day + timedelta(days=1))]
 
     def _on_grid(self, start: datetime, slots: list[Span], said: str) -> Span:
         for slot in slots:

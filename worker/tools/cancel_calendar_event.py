@@ -12,7 +12,7 @@ class Arguments(appointments.Which):
 
 
 async def run(call: ToolCall) -> Outcome:
-    """Cancel an appointment; its time is free from then on."""
+    """Cancel an appointment of the agent's calendar; its time is free from then on."""
     zone, now = Business.of(call.agent).zone, datetime.now(UTC)
     number = whom.number_of(call, call.arguments.phone)
     answer = await call.services.ask(
@@ -21,6 +21,7 @@ async def run(call: ToolCall) -> Outcome:
         phone=number,
         id=call.arguments.appointment_id,
         starts_at=call.arguments.begins(zone),
+        calendar=call.agent.calendar,
     )
     if answer["outcome"] in {"cancelled", "already_cancelled"}:
         status = "cancelled" if answer["outcome"] == "cancelled" else "was cancelled before"

@@ -69,8 +69,10 @@ class FreeDays:
         return told if len(runs) == len(kept) else [*told, "and later"]
 
 
-async def look(call: ToolCall, business: Business, first: date, now: datetime) -> FreeDays:
-    """Find what is free from a day on.
+async def look(
+    call: ToolCall, business: Business, first: date, now: datetime, length: timedelta = timedelta(0)
+) -> FreeDays:
+    """Find what is free from a day on, for a slot or for an appointment of a `length`.
 
     Raises:
         ServiceTrouble: the database gave no answer.
@@ -84,4 +86,4 @@ async def look(call: ToolCall, business: Business, first: date, now: datetime) -
         "busy_between", calendar=call.agent.calendar, **{"from": begins.isoformat(), "to": ends.isoformat()}
     )
     busy = [Span(*(datetime.fromisoformat(row[edge]) for edge in ("starts_at", "ends_at"))) for row in rows]
-    return FreeDays(business, now, {day: business.free(day, busy, now) for day in days})
+    return FreeDays(business, now, {day: business.free(day, busy, now, length) for day in days})

@@ -16,7 +16,7 @@ class Arguments(appointments.Which):
 
 
 async def run(call: ToolCall) -> Outcome:
-    """Move an appointment to another slot. It stays as long as it is."""
+    """Move an appointment of the agent's calendar to another slot. It stays as long as it is."""
     business, now = Business.of(call.agent), datetime.now(UTC)
     number = whom.number_of(call, call.arguments.phone)
     slot = business.slot(times.read_time(call.arguments.new_time, business.zone), now)
@@ -28,11 +28,14 @@ async def run(call: ToolCall) -> Outcome:
         old_starts_at=call.arguments.begins(business.zone),
         starts_at=slot.start.isoformat(),
         ends_at=None,
+        calendar=call.agent.calendar,
+        closes_at=business.closes(slot.start).isoformat(),
     )
     if answer["outcome"] == "rescheduled":
         return appointments.done("rescheduled", answer["appointment"], business.zone, now)
-    if answer["outcome"] == "taken":
-        return await appointments.taken(call, business, slot, now)
+    if answer["outcome"] in {"taken", "too_long"}:
+        refused = appointments.taken if answer["outcome"] == "taken" else appointments.too_long
+        return await refused(call, business, slot, now, appointments.length_of(answer["appointment"]))
     return appointments.not_one(answer, number, business.zone, now)
 
 

@@ -1,6 +1,7 @@
 """Times as a model writes them and as an agent says them. Pure: who asks brings `now` and the time zone.
 
 A model writes ISO 8601, local to the business unless it writes an offset: what it gets from other tools it can write back.
+A `Z` is no offset: models write one from habit behind a time that the caller said.
 Anything looser ("3pm", "31/12") is refused with the right form, since a guessed time is a wrong appointment.
 """
 
@@ -27,7 +28,8 @@ def read_time(written: str, zone: ZoneInfo) -> datetime:
     """Read a date and time, in UTC.
 
     Raises:
-        ToolError: it is none, its day does not exist, or the clocks leave it out or have it twice that night.
+        ToolError: it is none, its day does not exist, the clocks leave it out or have it twice that night, or it ends in `Z`
+            where that is another time than the business has.
     """
     text = written.strip()
     _refuse_impossible(text)
@@ -39,6 +41,8 @@ def read_time(written: str, zone: ZoneInfo) -> datetime:
         raise ToolError(f"{_shown(text)} has no time of day. {HOW_A_TIME}")
     if not MINYEAR + 1 < at.year < MAXYEAR - 1:  # beyond, it exists in some time zones only
         raise ToolError(f"{_shown(text)} is not a time anybody can have an appointment at.")
+    if text[-1] in "Zz" and at.astimezone(zone).replace(tzinfo=None) != at.replace(tzinfo=None):
+        raise ToolError(_no_z(at, zone))
     return at.astimezone(UTC) if at.tzinfo is not None else _placed(at, zone)
 
 
@@ -101,6 +105,12 @@ def _placed(local: datetime, zone: ZoneInfo) -> datetime:
             f"one is meant, and write {_with_offset(first)} for the first or {_with_offset(second)} for the second."
         )
     return first.astimezone(UTC)
+
+
+def _no_z(at: datetime, zone: ZoneInfo) -> str:
+    """Say how to write the time that was probably meant, and the one that was written."""
+    wall, moment = (each.isoformat(timespec="minutes") for each in (at.replace(tzinfo=None), at.astimezone(zone)))
+    return f"Z is UTC. For {at:%H:%M} at the business write {wall}, without Z; for {at:%H:%M} in UTC write {moment}."
 
 
 def _is_a_day(text: str) -> bool:

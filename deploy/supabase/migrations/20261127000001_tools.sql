@@ -25,11 +25,12 @@ language sql volatile security invoker set search_path = public as $$
   select id from customers where phone_key(phone) = phone_key(p_phone) for key share
 $$;
 
-create function upcoming_appointments(p_customer bigint, p_limit integer) returns jsonb
+create function upcoming_appointments(p_customer bigint, p_limit integer, p_calendar text default null) returns jsonb
 language sql stable security invoker set search_path = public as $$
   select coalesce(jsonb_agg(appointment_document(a) order by a.starts_at, a.id), '[]'::jsonb)
   from (select id from appointments
         where customer_id = p_customer and status = 'booked' and starts_at > now()
+          and (p_calendar is null or calendar = p_calendar)
         order by starts_at, id limit p_limit) coming
   join appointments a on a.id = coming.id
 $$;
@@ -188,24 +189,27 @@ end
 $$;
 
 -- Which appointments a customer may mean: that one, those that start then (a booked one rather than a cancelled one), or
--- all that are coming.
-create function appointments_meant(p_customer bigint, p_id bigint, p_starts_at timestamptz) returns setof appointments
+-- all that are coming. Only those of one calendar, unless it is null.
+create function appointments_meant(p_customer bigint, p_id bigint, p_starts_at timestamptz, p_calendar text)
+returns setof appointments
 language sql stable security invoker set search_path = public as $$
   select a.* from appointments a
-  where a.customer_id = p_customer and case
+  where a.customer_id = p_customer and (p_calendar is null or a.calendar = p_calendar) and case
     when p_id is not null then a.id = p_id
     when p_starts_at is not null then a.starts_at = p_starts_at and (a.status = 'booked' or not exists (
-      select from appointments b where b.customer_id = p_customer and b.starts_at = p_starts_at and b.status = 'booked'))
+      select from appointments b where b.customer_id = p_customer and (p_calendar is null or b.calendar = p_calendar)
+        and b.starts_at = p_starts_at and b.status = 'booked'))
     else a.status = 'booked' and a.starts_at > now()
   end
   order by a.starts_at, a.id
 $$;
 
--- What is said when it is not one appointment: the outcome, and those that are coming to choose from.
-create function not_one_appointment(p_customer bigint, p_outcome text) returns jsonb
+-- What is said when it is not one appointment, or one that is over: the outcome, and those that are coming to choose from.
+create function not_one_appointment(p_customer bigint, p_outcome text, p_calendar text, a appointments default null)
+returns jsonb
 language sql stable security invoker set search_path = public as $$
-  select jsonb_build_object('outcome', p_outcome, 'appointment', null,
-    'appointments', upcoming_appointments(p_customer, 10))
+  select jsonb_build_object('outcome', p_outcome, 'appointment', appointment_document(a),
+    'appointments', upcoming_appointments(p_customer, 10, p_calendar))
 $$;
 
 create function one_appointment(p_outcome text, a appointments) returns jsonb
@@ -213,8 +217,9 @@ language sql stable security invoker set search_path = public as $$
   select jsonb_build_object('outcome', p_outcome, 'appointment', appointment_document(a), 'appointments', '[]'::jsonb)
 $$;
 
+-- What has begun stays as it was. Without a calendar it may be an appointment of any.
 create function cancel_appointment(
-  p_key text, p_phone text, p_id bigint default null, p_starts_at timestamptz default null)
+  p_key text, p_phone text, p_id bigint default null, p_starts_at timestamptz default null, p_calendar text default null)
 returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
@@ -227,26 +232,29 @@ begin
     return done;
   end if;
   who := hold_customer(p_phone);
-  select coalesce(array_agg(m.id), '{}') into meant from appointments_meant(who, p_id, p_starts_at) m;
+  select coalesce(array_agg(m.id), '{}') into meant
+    from appointments_meant(who, p_id, p_starts_at, p_calendar) m;
   update appointments set status = 'cancelled', changed_by = p_key, updated_at = now()
-    where cardinality(meant) = 1 and id = meant[1] and status = 'booked' returning * into a;
+    where cardinality(meant) = 1 and id = meant[1] and status = 'booked' and starts_at > now() returning * into a;
   if found then
     return finish_request('cancel_appointment', p_key, one_appointment('cancelled', a));
   end if;
   select * into a from appointments where cardinality(meant) > 0 and id = meant[1];
   return finish_request('cancel_appointment', p_key, case
-    when who is null then not_one_appointment(who, 'unknown_customer')
+    when who is null then not_one_appointment(who, 'unknown_customer', p_calendar)
     when a.status = 'cancelled' then one_appointment('already_cancelled', a)
-    when cardinality(meant) > 1 then not_one_appointment(who, 'ambiguous')
-    else not_one_appointment(who, 'not_found')
+    when cardinality(meant) > 1 then not_one_appointment(who, 'ambiguous', p_calendar)
+    when a.status = 'booked' and a.starts_at <= now() then not_one_appointment(who, 'over', p_calendar, a)
+    else not_one_appointment(who, 'not_found', p_calendar)
   end);
 end
 $$;
 
--- Without a new end the appointment stays as long as it was. When the new time is taken, the old one still holds.
+-- Without a new end the appointment stays as long as it was. It holds as it is when the new time is taken, when it would
+-- end after `p_closes_at` (null: at no time), and when it has begun. Without a calendar it may be an appointment of any.
 create function reschedule_appointment(
   p_key text, p_phone text, p_id bigint, p_old_starts_at timestamptz, p_starts_at timestamptz,
-  p_ends_at timestamptz default null)
+  p_ends_at timestamptz default null, p_calendar text default null, p_closes_at timestamptz default null)
 returns jsonb
 language plpgsql security invoker set search_path = public as $$
 declare
@@ -260,22 +268,29 @@ begin
   end if;
   who := hold_customer(p_phone);
   select coalesce(array_agg(m.id), '{}') into meant
-    from appointments_meant(who, p_id, p_old_starts_at) m where m.status = 'booked';
+    from appointments_meant(who, p_id, p_old_starts_at, p_calendar) m where m.status = 'booked';
   if who is null or cardinality(meant) <> 1 then
     return finish_request('reschedule_appointment', p_key, not_one_appointment(who, case
       when who is null then 'unknown_customer'
       when cardinality(meant) > 1 then 'ambiguous'
       else 'not_found'
-    end));
+    end, p_calendar));
   end if;
   perform lock_calendar(calendar) from appointments where id = meant[1];
   begin
     update appointments
       set starts_at = p_starts_at, ends_at = coalesce(p_ends_at, p_starts_at + (ends_at - starts_at)),
         changed_by = p_key, updated_at = now()
-      where id = meant[1] and status = 'booked' returning * into a;
+      where id = meant[1] and status = 'booked' and starts_at > now()
+        and (p_closes_at is null or coalesce(p_ends_at, p_starts_at + (ends_at - starts_at)) <= p_closes_at)
+      returning * into a;
     if not found then
-      return finish_request('reschedule_appointment', p_key, not_one_appointment(who, 'not_found'));
+      select * into a from appointments where id = meant[1];
+      return finish_request('reschedule_appointment', p_key, case
+        when a.status = 'booked' and a.starts_at <= now() then not_one_appointment(who, 'over', p_calendar, a)
+        when a.status = 'booked' then one_appointment('too_long', a)
+        else not_one_appointment(who, 'not_found', p_calendar)
+      end);
     end if;
   exception when exclusion_violation then
     select * into a from appointments where id = meant[1];
@@ -287,21 +302,21 @@ $$;
 
 revoke execute on function
   customer_document(customers), appointment_document(appointments), hold_customer(text),
-  upcoming_appointments(bigint, integer), begin_request(text, text, text), finish_request(text, text, jsonb),
+  upcoming_appointments(bigint, integer, text), begin_request(text, text, text), finish_request(text, text, jsonb),
   lock_calendar(text), create_customer(text, text, text, text), update_customer_status(text, text, text),
   add_customer_fact(text, text, text, jsonb, text), busy_between(text, timestamptz, timestamptz),
   book_appointment(text, text, text, timestamptz, timestamptz, text),
-  appointments_meant(bigint, bigint, timestamptz), not_one_appointment(bigint, text), one_appointment(text, appointments),
-  cancel_appointment(text, text, bigint, timestamptz),
-  reschedule_appointment(text, text, bigint, timestamptz, timestamptz, timestamptz)
+  appointments_meant(bigint, bigint, timestamptz, text), not_one_appointment(bigint, text, text, appointments),
+  one_appointment(text, appointments), cancel_appointment(text, text, bigint, timestamptz, text),
+  reschedule_appointment(text, text, bigint, timestamptz, timestamptz, timestamptz, text, timestamptz)
   from public, anon, authenticated;
 grant execute on function
   customer_document(customers), appointment_document(appointments), hold_customer(text),
-  upcoming_appointments(bigint, integer), begin_request(text, text, text), finish_request(text, text, jsonb),
+  upcoming_appointments(bigint, integer, text), begin_request(text, text, text), finish_request(text, text, jsonb),
   lock_calendar(text), create_customer(text, text, text, text), update_customer_status(text, text, text),
   add_customer_fact(text, text, text, jsonb, text), busy_between(text, timestamptz, timestamptz),
   book_appointment(text, text, text, timestamptz, timestamptz, text),
-  appointments_meant(bigint, bigint, timestamptz), not_one_appointment(bigint, text), one_appointment(text, appointments),
-  cancel_appointment(text, text, bigint, timestamptz),
-  reschedule_appointment(text, text, bigint, timestamptz, timestamptz, timestamptz)
+  appointments_meant(bigint, bigint, timestamptz, text), not_one_appointment(bigint, text, text, appointments),
+  one_appointment(text, appointments), cancel_appointment(text, text, bigint, timestamptz, text),
+  reschedule_appointment(text, text, bigint, timestamptz, timestamptz, timestamptz, text, timestamptz)
   to service_role;

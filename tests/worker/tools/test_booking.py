@@ -209,6 +209,94 @@ async def test_each_agent_books_in_its_own_calendar(desk: Desk) -> None:
     assert (await other.run("book_appointment", starts_at=at("15:00")))["status"] == "booked"
 
 
+async def test_an_agent_neither_cancels_nor_moves_what_is_in_anothers_calendar(desk: Desk) -> None:
+    other = replace(desk, agent=msgspec.structs.replace(CLINIC, calendar="room 2"))
+    theirs = await desk.staff_books(ANA, exact("10:00"), exact("10:30"))
+    for which in ({}, {"appointment_id": theirs}, {"begins_at": at("10:00")}):
+        for name, arguments in (("cancel_calendar_event", {}), ("reschedule_appointment", {"new_time": at("17:00")})):
+            sentence = await other.error(name, **which, **arguments)
+            assert sentence == "There is no appointment to come under this number."
+    ours = await other.staff_books(ANA, exact("10:00"), exact("10:30"))
+    await desk.staff_books(BOB, exact("15:00"), exact("15:30"))  # of no concern to the other calendar
+    moved = await other.run("reschedule_appointment", begins_at=at("10:00"), new_time=at("15:00"))
+    assert (moved["status"], moved["appointment"]["id"]) == ("rescheduled", ours)
+    await desk.staff_books(ANA, exact("11:00"), exact("11:30"))
+    assert (await other.run("cancel_calendar_event"))["appointment"]["id"] == ours
+    assert [row["status"] for row in desk.database.rows(APPOINTMENTS)] == ["booked", "cancelled", "booked", "booked"]
+
+
+async def test_what_is_free_instead_is_free_in_the_agents_own_calendar(desk: Desk) -> None:
+    other = replace(desk, agent=msgspec.structs.replace(CLINIC, calendar="room 2"))
+    await other.staff_books(ANA, exact("10:00"), exact("10:30"))
+    await other.staff_books(BOB, exact("16:00"), exact("16:30"))
+    await desk.staff_books(BOB, exact("15:30"), exact("16:00"))
+    result = await other.run("reschedule_appointment", new_time=at("16:00"))
+    assert result["free"][0]["suggest"] == ["15:00", "15:30", "16:30"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "sentence"), [("-9 days", "That appointment is over."), ("0 days", "That appointment has begun.")]
+)
+async def test_an_appointment_that_is_over_stays_as_it_was(desk: Desk, shift: str, sentence: str) -> None:
+    past = await desk.staff_books(ANA, exact("10:00"), exact("10:30"))
+    desk.database.rows(
+        "update appointments set starts_at = now() + %s::interval - interval '1 hour', "
+        "ends_at = now() + %s::interval + interval '1 hour'", shift, shift,
+    )  # fmt: skip
+    (before,) = desk.database.rows(APPOINTMENTS)
+    assert await desk.error("cancel_calendar_event", appointment_id=past) == sentence
+    assert await desk.error("reschedule_appointment", appointment_id=past, new_time=at("17:00")) == sentence
+    assert desk.database.rows(APPOINTMENTS) == [before]
+    await desk.staff_books(ANA, exact("11:00"), exact("11:30"))
+    result = await desk.run("reschedule_appointment", appointment_id=past, new_time=at("17:00"))
+    assert result["error"] == f"{sentence} These are to come."
+    assert [each["when"] for each in result["appointments"]] == [words("11:00")]
+
+
+@pytest.mark.parametrize(("clock", "closes", "near"), [("17:30", "18:00", "17:00"), ("12:00", "12:30", "11:30")])
+async def test_a_long_appointment_is_not_moved_to_where_it_would_end_after_the_closing(
+    desk: Desk, clock: str, closes: str, near: str
+) -> None:
+    await desk.staff_books(ANA, exact("10:00"), exact("11:00"))
+    result = await desk.run("reschedule_appointment", new_time=at(clock))
+    assert result["error"] == (
+        f"The appointment takes 60 minutes and would end after the business closes at {closes}. Suggest another time."
+    )
+    suggested = result["free"][0]["suggest"]
+    assert near in suggested
+    assert clock not in suggested
+    (row,) = desk.database.rows(APPOINTMENTS)
+    assert row["starts_at"] == datetime.fromisoformat(exact("10:00"))
+    assert (await desk.run("reschedule_appointment", new_time=at(near)))["status"] == "rescheduled"
+
+
+async def test_where_the_business_is_always_open_an_appointment_may_go_over_midnight(desk: Desk) -> None:
+    always = replace(desk, agent=msgspec.structs.replace(CLINIC, hours={}))
+    await always.staff_books(ANA, exact("10:00"), exact("11:00"))
+    assert (await always.run("reschedule_appointment", new_time=at("23:30")))["status"] == "rescheduled"
+
+
+async def test_a_long_appointment_is_offered_times_at_which_all_of_it_is_free(desk: Desk) -> None:
+    await desk.staff_books(ANA, exact("09:00"), exact("10:30"))
+    await desk.staff_books(BOB, exact("15:30"), exact("16:00"))
+    result = await desk.run("reschedule_appointment", new_time=at("15:00"))
+    assert result["error"] == f"{words('15:00')} is taken. Suggest another time."
+    assert result["free"] == [
+        {"date": str(tuesday()), "day": words("9").removesuffix(" at 9"), "suggest": ["14:00", "16:00", "16:30"],
+         "free": ["10:30 to 11:00", "14:00", "16:00 to 16:30"]}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["book_appointment", "reschedule_appointment"])
+async def test_a_time_with_a_z_from_habit_books_nothing(desk: Desk, name: str) -> None:
+    field = {"book_appointment": "starts_at", "reschedule_appointment": "new_time"}[name]
+    assert await desk.error(name, **{field: f"{tuesday()}T15:00:00Z"}) == (
+        f"Z is UTC. For 15:00 at the business write {at('15:00')}, without Z; "
+        f"for 15:00 in UTC write {at('12:00')}-03:00."
+    )
+    assert desk.database.rows(APPOINTMENTS) == []
+
+
 async def test_a_taken_time_is_told_even_when_nothing_else_can_be_looked_up(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

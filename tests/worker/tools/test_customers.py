@@ -42,6 +42,15 @@ async def test_a_customer_is_found_with_the_appointments_to_come(desk: Desk) -> 
     assert [each["when"] for each in result["appointments"]] == [words("10:00")]
 
 
+async def test_an_appointment_in_another_calendar_is_told_with_its_name(desk: Desk) -> None:
+    await desk.staff_books(ANA, exact("10:00"), exact("10:30"))
+    other = replace(desk, agent=msgspec.structs.replace(CLINIC, calendar="room 2"))
+    await other.staff_books(ANA, exact("11:00"), exact("11:30"))
+    for asked, calendars in ((desk, [None, "room 2"]), (other, ["main", None])):
+        result = await asked.run("get_customer_by_phone")
+        assert [each.get("calendar") for each in result["appointments"]] == calendars
+
+
 @pytest.mark.parametrize(
     "said",
     [

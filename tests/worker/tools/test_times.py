@@ -42,11 +42,31 @@ def refusal(written: str, zone: ZoneInfo = LISBON) -> str:
     "written",
     [
         "2026-12-03T15:00", "2026-12-03 15:00", " 2026-12-03T15:00:00 ", "20261203T1500",
-        "2026-12-03T15:00-03:00", "2026-12-03T18:00Z", "2026-12-03T18:00+00:00", "2026-12-03T19:00+01:00",
+        "2026-12-03T15:00-03:00", "2026-12-03T18:00+00:00", "2026-12-03T19:00+01:00",
     ],
 )  # fmt: skip
 def test_a_time_is_local_to_the_business_unless_it_has_an_offset(written: str) -> None:
     assert times.read_time(written, SAO_PAULO) == datetime(2026, 12, 3, 18, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "written", ["2026-12-03T15:00Z", "2026-12-03T15:00:00Z", "2026-12-03 15:00:00.000Z", "20261203T1500Z"]
+)
+def test_a_z_from_habit_is_refused_with_both_times_that_it_may_be(written: str) -> None:
+    said = refusal(written, SAO_PAULO)
+    assert said == (
+        "Z is UTC. For 15:00 at the business write 2026-12-03T15:00, without Z; "
+        "for 15:00 in UTC write 2026-12-03T12:00-03:00."
+    )
+    assert times.read_time("2026-12-03T15:00", SAO_PAULO) == datetime(2026, 12, 3, 18, tzinfo=UTC)
+    assert times.read_time("2026-12-03T12:00-03:00", SAO_PAULO) == datetime(2026, 12, 3, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("zone", [ZoneInfo("UTC"), ZoneInfo("Etc/UTC"), LISBON])
+def test_a_z_is_read_where_it_is_the_time_of_the_business(zone: ZoneInfo) -> None:
+    assert times.read_time("2026-12-03T15:00:00Z", zone) == datetime(2026, 12, 3, 15, tzinfo=UTC)
+    with pytest.raises(ToolError, match="Z is UTC"):
+        times.read_time("2027-07-01T15:00:00Z", LISBON)  # an hour ahead in summer
 
 
 @pytest.mark.parametrize(
