@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -48,8 +49,10 @@ def before(postgres: Postgres) -> Iterator[PostgresDatabase]:
 
 
 def test_their_names_say_their_order() -> None:
-    numbers = [path.name[:5] for path in MIGRATIONS]
-    assert numbers == [f"{number:04}_" for number in range(1, len(MIGRATIONS) + 1)]
+    """As the Supabase CLI wants them: a moment of their own, then what they do."""
+    moments = [path.name.partition("_")[0] for path in MIGRATIONS]
+    assert all(re.fullmatch(r"[0-9]{14}", moment) for moment in moments)
+    assert len(set(moments)) == len(MIGRATIONS) == 4
 
 
 # --- who may do what --------------------------------------------------------------------------------------------------
@@ -222,3 +225,19 @@ def test_the_seed_applied_again_moves_its_appointments_and_adds_nothing(database
     )
     migrate(database.dsn, (SEED,))
     assert database.rows(everything) == first
+
+
+def test_the_seed_applied_again_leaves_what_others_booked_and_moves_the_rest(database: PostgresDatabase) -> None:
+    migrate(database.dsn, (SEED,))
+    seeded = "select request_key, starts_at from appointments where request_key is not null order by 1"
+    first = database.rows(seeded)
+    earlier = "update appointments set starts_at = starts_at - interval '9 days', ends_at = ends_at - interval '9 days'"
+    database.rows(earlier)
+    database.rows(
+        "insert into appointments (customer_id, starts_at, ends_at) select min(id), %s, %s from customers",
+        first[0]["starts_at"] - timedelta(minutes=10), first[0]["starts_at"] + timedelta(minutes=10),
+    )  # fmt: skip
+    migrate(database.dsn, (SEED,))
+    again = database.rows(seeded)
+    assert again[1:] == first[1:]
+    assert again[0]["starts_at"] == first[0]["starts_at"] - timedelta(days=9)
