@@ -14,7 +14,7 @@ from shared.metrics import registry
 from shared.settings import Process
 from shared.workers import PoolId
 from worker.pool import door, http
-from worker.pool.checking import check
+from worker.pool.checking import check, warn
 from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
 from worker.tools import custom_check
@@ -41,6 +41,7 @@ def main() -> None:
     except OffhookError as error:
         settings.refuse(error)
     logs.configure(configured.log_level, process="pool", pool=pool)
+    warn(checked)
     gc.freeze()  # a full collection would look at 100,000 objects that never go, while somebody's upgrade waits
     given = Given(
         configured, checked.agents, pool, door_socket, http_socket, registry(), options.child, checked.bridging

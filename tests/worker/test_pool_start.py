@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pool_process import COMMAND, DEADLINE_S, environment, running_pool
+from tests.pool_process import COMMAND, DEADLINE_S, environment, eventually, running_pool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,3 +84,30 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, name: str) -> Non
     lines = refused(tmp_path, HANDOFF_DIR=str(folder))
     assert len(lines) == 1
     assert lines[0].startswith("offhook: HANDOFF_DIR: ")
+
+
+RECORDED = {
+    "RECORDING_ENABLED": "true",
+    "RECORDS_WEBHOOK_URL": "http://127.0.0.1:1",
+    "RECORDS_WEBHOOK_SECRET": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+}
+
+
+def test_what_would_keep_calls_from_being_recorded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lines = refused(tmp_path, RECORDING_CLIP="none-such", RECORDINGS_DIR=str(tmp_path / "file"), **RECORDED)
+    assert [line.split(":")[1].strip() for line in lines] == ["RECORDING_CLIP", "RECORDINGS_DIR"]
+
+
+async def test_agents_whose_calls_are_not_recorded_are_named_at_the_start_and_at_a_change(tmp_path: Path) -> None:
+    agents = tmp_path / "agents.toml"
+    agents.write_text("[agents.first]\nlanguage = 'pt-BR'\nnumbers = ['+15550002222']\n")
+    settings = RECORDED | {"AGENTS_FILE": str(agents), "RECORDINGS_DIR": str(tmp_path / "recordings")}
+    async with running_pool(tmp_path, ready=1, settings=settings) as pool:
+
+        def named() -> list[list[str]]:
+            return [line["agents"] for line in pool.lines if "are not recorded" in line["event"]]
+
+        assert named() == [["first"]]
+        agents.write_text("[agents.second]\nlanguage = 'es'\nnumbers = ['+15550002222']\n")
+        await eventually(lambda: named() == [["first"], ["second"]])

@@ -18,7 +18,7 @@ from shared.errors import SettingsError
 from shared.messages import Problem
 from shared.metrics import PoolMetrics, ReloadOutcome
 from shared.settings import Settings
-from worker.pool.checking import Checked, check
+from worker.pool.checking import Checked, check, warn
 from worker.pool.sources import look
 from worker.pool.troubles import Trouble, Troubles
 
@@ -109,6 +109,7 @@ class Reload:
         self._troubles.stand(REFUSED, ())
         self._metrics.reloaded(ReloadOutcome.DONE)
         _log.info("change taken", agents=[agent.name for agent in checked.agents.all])
+        warn(checked)
         self._done(checked)
 
     def _refuse(self, problems: list[str]) -> None:
