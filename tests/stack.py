@@ -42,6 +42,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 LEXICON: Final = ROOT / "tests" / "data" / "speech"
 PUBLIC: Final = "https://voice.example.test"
 AUTH_TOKEN: Final = "the-auth-token-of-the-stand-in"
+MOST_PAUSE_S: Final = 0.15
 READY_DEADLINE_S: Final = 90.0
 STOP_DEADLINE_S: Final = 30.0
 
@@ -221,13 +222,15 @@ class Stack:
     async def until(self, condition: Callable[[], Any], what: str, deadline_s: float = READY_DEADLINE_S) -> Any:
         """Wait until a condition on other processes holds and give its value; there is no event to wait for across them."""
         ends = time.monotonic() + deadline_s
+        pause_s = 0.02
         while True:
             value = await asyncio.to_thread(condition)
             if value:
                 return value
             if time.monotonic() > ends:
                 raise AssertionError(f"not within {deadline_s:.0f} s: {what}\n{self.tail()}")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s)
+            pause_s = min(MOST_PAUSE_S, 1.3 * pause_s)  # each look is work for the process that is looked at
 
     async def ready(self, count: int | None = None) -> None:
         """Wait until this many workers (default: `pool_ready`) are ready in the router's eyes."""
