@@ -392,7 +392,7 @@ async def test_an_appointment_moves_and_keeps_its_length(ask: Asked) -> None:
 async def test_an_appointment_of_another_calendar_is_not_the_one_that_is_meant(ask: Asked) -> None:
     await ask.create()
     main = (await ask.book(2))["appointment"]
-    none = {"outcome": "not_found", "appointment": None, "appointments": []}
+    none: Any = {"outcome": "not_found", "appointment": None, "appointments": []}
     for which in ({}, {"id_": main["id"]}):
         assert await ask.cancel(p_calendar="clinica", **which) == none
         assert await ask.move(9, p_calendar="clinica", **which) == none
@@ -419,7 +419,7 @@ async def test_what_is_cancelled_in_one_calendar_is_told_although_another_has_th
 
 
 @pytest.mark.parametrize("calendar", [{}, {"p_calendar": "main"}])
-async def test_what_has_begun_is_neither_cancelled_nor_moved(ask: Asked, calendar: dict[str, str]) -> None:
+async def test_what_has_begun_is_neither_cancelled_nor_moved(ask: Asked, calendar: dict[str, Any]) -> None:
     await ask.create()
     await ask.book(2)
     ask.database.rows(

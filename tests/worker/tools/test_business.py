@@ -183,3 +183,28 @@ def test_every_free_time_can_be_booked_and_none_overlaps_what_is_taken(
         assert slot.start == start
         assert not any(slot.overlaps(taken) for taken in busy)
     assert set(free) == {slot.start for slot in business.slots(day) if not any(slot.overlaps(taken) for taken in busy)}
+
+
+@given(
+    st.builds(business_of, zones, edges, st.sampled_from([15, 30, 45])),
+    days,
+    st.integers(1, 200),
+    st.lists(st.integers(0, 2900), max_size=6),
+)
+def test_a_long_appointment_begins_where_it_is_open_and_free_until_its_end(
+    business: Business, day: date, length: int, starts: list[int]
+) -> None:
+    midnight = datetime.combine(day, datetime.min.time(), business.zone).astimezone(UTC)
+    now = midnight - timedelta(days=1)
+    busy = [Span(midnight + timedelta(minutes=start), midnight + timedelta(minutes=start + 50)) for start in starts]
+    long = max(business.step, timedelta(minutes=length))
+    opened = [span for each in (day, day + timedelta(days=1)) for span in business.opened(each)]
+    fitting = set()
+    for slot in business.slots(day):
+        kept = Span(slot.start, slot.start + long)
+        moments = [kept.start + timedelta(minutes=minute) for minute in range(round(long.total_seconds() / 60))]
+        is_open = all(any(span.start <= moment < span.end for span in opened) for moment in moments)
+        assert (kept.end <= business.closes(slot.start)) == is_open
+        if is_open and not any(kept.overlaps(taken) for taken in busy):
+            fitting.add(slot.start)
+    assert set(business.free(day, busy, now, timedelta(minutes=length))) == fitting
