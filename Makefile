@@ -26,8 +26,9 @@ check: $(STAMP)  ## style, types, layers
 	.venv/bin/mypy router worker shared tests deploy
 	.venv/bin/lint-imports
 
+# a machine that others share stands still now and then: what fails is done once more, and the summary counts it
 test: $(STAMP)  ## all tests, three files at a time (ARGS are given to pytest)
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
 chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
 	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz tests/system $(ARGS)

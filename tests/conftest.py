@@ -21,19 +21,9 @@ effort.load()
 launch.forking = True
 
 
-AGAIN = pytest.mark.flaky(reruns=1)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with whole systems: what takes long and comes last is done by one process while the others have nothing to do.
-
-    Those, and what looks at the open descriptors of the whole test process, are done once more when they fail: they share two
-    cores with two other files, and a machine that stood still for a second is no finding. The summary counts every rerun.
-    """
+    """Begin with whole systems: what takes long and comes last is done by one process while the others have nothing to do."""
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
-    for item in items:
-        if item.get_closest_marker("system") is not None or "fuzz" in item.path.parts:
-            item.add_marker(AGAIN)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted
+
+pytestmark = [pytest.mark.system, pytest.mark.redis]
 
 CALLER = "+5511987650001"
 NEXT = (datetime.now(UTC) + timedelta(days=3)).replace(hour=15, minute=0, second=0, microsecond=0)
