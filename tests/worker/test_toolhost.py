@@ -353,6 +353,20 @@ async def test_a_host_without_its_pool_serves_its_workers_and_leaves_with_the_la
         await until(lambda: not alive(pid), "its server is gone")
 
 
+async def test_a_host_that_is_alone_ends_what_it_writes_before_it_leaves(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    diary.touch()
+    async with running_host(tmp_path, [standin("shop", "--diary", str(diary))]) as host:
+        worker = await host.worker("0-1")
+        asking = asyncio.create_task(worker.ask("shop_slow_note", {"text": "kept", "seconds": 0.5}))
+        await until(lambda: "begin kept" in diary.read_text(), "the note is begun")
+        host.control.close()
+        worker.line.close()
+        assert await host.end() == 0
+        assert diary.read_text().splitlines()[-1] == "kept"
+        assert await asking == TOO_LONG_WRITE, "this worker was not told"
+
+
 def test_what_is_not_configured_is_not_loaded() -> None:
     """The SDK, the database's client and RQ take 20 MB and more each, and their time at every start."""
     code = "import sys, worker.tools.host; print(*{'mcp', 'supabase', 'rq', 'redis', 'pipecat'} & set(sys.modules))"

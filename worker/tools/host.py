@@ -33,7 +33,10 @@ from worker.tools.registry import Outcome, Tool, ToolCall, digest
 from worker.tools.runs import Runs
 from worker.tools.services import Database, Messenger, Services
 
-LEAVE_S: Final = 5.0
+FINISH_S: Final = 4.0
+"""How long writes under way may take when nobody is left: the pool waits for 8 s at most, and the MCP servers come after."""
+
+LEAVE_S: Final = 3.0
 """How long MCP servers get to end; whatever is left of them dies with this process."""
 
 OOM_SCORE: Final = "600"
@@ -61,6 +64,7 @@ class Host:
         self._control = Channel(control, TO_HOST, self._told, self._pool_lost)
         self._control.send(HostUp())
         await self._done.wait()
+        await self._runs.finish(FINISH_S)
         await self._servers.leave(LEAVE_S)
 
     # --- the pool -----------------------------------------------------------------------------------------------------

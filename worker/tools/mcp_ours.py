@@ -4,7 +4,6 @@ A write is done once for each key: the client may give one in the request's `_me
 otherwise every request has a key of its own. When a client is gone, what only reads is given up, and what writes goes on.
 """
 
-import asyncio
 import importlib.metadata
 import json
 import uuid
@@ -66,7 +65,6 @@ class OurTools:
         self._agent = agent
         self._services = services
         self._runs = Runs()
-        self._writing: set[asyncio.Task[Any]] = set()
 
     def server(self) -> Server[Any]:
         """Make the SDK's server, for any number of clients."""
@@ -80,8 +78,7 @@ class OurTools:
 
     async def leave(self, within_s: float) -> None:
         """Let writes that are under way come to their end, for so long at most."""
-        if self._writing:
-            await asyncio.wait(self._writing, timeout=within_s)
+        await self._runs.finish(within_s)
 
     async def _list(self, _context: ServerRequestContext, _asked: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[shown(tool) for tool in self._tools.values()])
@@ -97,10 +94,6 @@ class OurTools:
         call = ToolCall(f"{tool.name}:{key}", arguments, self._agent, services=self._services)
 
         async def start() -> Outcome:
-            task = asyncio.current_task()
-            if tool.writes and task is not None:
-                self._writing.add(task)
-                task.add_done_callback(self._writing.discard)
             return await running.run(tool, call, arguments)
 
         return await self._runs.ask(("mcp", call.id), start, reads=not tool.writes)

@@ -49,6 +49,12 @@ class Runs:
         """How many have not ended."""
         return self._under_way
 
+    async def finish(self, within_s: float) -> None:
+        """Let runs that write come to their end, for so long at most."""
+        writing = [run.task for run in self._runs.values() if not run.reads and not run.task.done()]
+        if writing:
+            await asyncio.wait(writing, timeout=within_s)
+
     async def ask(self, key: Key, start: Callable[[], Awaitable[Outcome]], *, reads: bool) -> Outcome:
         """Give what comes of a request; `start` is called if it is a new one. Cancelled, it waits no more.
 

@@ -131,3 +131,22 @@ async def test_answers_that_are_old_do_not_stay_behind_one_that_is_under_way() -
     assert len(runs) == 2
     slow.end.set()
     await going
+
+
+async def test_writes_are_waited_for_at_the_end_and_reads_are_not() -> None:
+    runs, write, read = Runs(), Tool(), Tool()
+    asking = [
+        asyncio.create_task(runs.ask(KEY, write.run, reads=False)),
+        asyncio.create_task(runs.ask(("CA1", "call_2"), read.run, reads=True)),
+    ]
+    await turns()
+    await runs.finish(0.0)
+    finishing = asyncio.create_task(runs.finish(3600.0))
+    await turns()
+    assert not finishing.done()
+    write.end.set()
+    await asyncio.wait_for(finishing, 10)
+    assert not asking[1].done()
+    await asyncio.wait_for(runs.finish(3600.0), 10)
+    asking[1].cancel()
+    await asyncio.wait(asking)
