@@ -214,6 +214,35 @@ async def test_a_host_that_dies_and_comes_back_in_time_is_asked_again(monkeypatc
     assert (await running).result == {"found": 1}
 
 
+@pytest.mark.parametrize(("tool", "words"), [(READ, OUT_OF_ORDER), (BOOK, TOO_LONG_WRITE)])
+async def test_that_another_host_cannot_do_it_says_nothing_of_what_the_first_has_done(
+    tool: Tool, words: dict[str, str]
+) -> None:
+    line = made_line()
+    host = Host(line)
+    running = run(line, tool)
+    await host.asked()
+    other = Host(line)
+    other.say(ToolRan(request=(await other.asked()).request, result=dict(OUT_OF_ORDER)))
+    assert (await running).result == words
+
+
+@pytest.mark.parametrize(("again", "words"), [(False, OUT_OF_ORDER), (True, TOO_LONG_WRITE)])
+async def test_a_write_that_a_predecessor_may_have_asked_for_is_not_said_to_be_undone(
+    *, again: bool, words: dict[str, str]
+) -> None:
+    line = made_line()
+    host = Host(line)
+    request = ToolCall("call_1", {}, AGENT, CALL)
+    running = asyncio.create_task(line.run(BOOK, request, {}, again=again))
+    asked = await host.asked()
+    host.say(ToolRan(request=asked.request, result=dict(OUT_OF_ORDER)))
+    assert (await running).result == words
+    host.channel.close()
+    await gone(line)
+    assert (await line.run(BOOK, request, {}, again=again)).result == words, "nor when there is no host at all"
+
+
 async def test_what_must_not_be_done_twice_is_not_asked_again() -> None:
     line = made_line()
     host = Host(line)

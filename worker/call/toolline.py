@@ -72,8 +72,11 @@ class HostLine:
         """Name the MCP server a tool is of; empty for any other tool."""
         return next((server for server, tools in self._by_server.items() if name in tools), "")
 
-    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:
-        """Run a tool in the host and give what the model is to be told. Raises nothing; cancelled, it gives up a read."""
+    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any], *, again: bool = False) -> Outcome:
+        """Run a tool in the host and give what the model is to be told. Raises nothing; cancelled, it gives up a read.
+
+        `again`: the same may have been asked for before, by a worker that is gone.
+        """
         if call.call is None:
             log.error("a tool of the host was asked for without a call", tool=tool.name)
             return Outcome(OUT_OF_ORDER)
@@ -88,7 +91,7 @@ class HostLine:
         )
         try:
             async with asyncio.timeout(tool.timeout_s + MARGIN_S):
-                return await self._ask(tool, ask)
+                return await self._ask(tool, ask, asked=again)
         except TimeoutError:
             log.warning("the tool host did not answer", tool=tool.name)
             return Outcome(TOO_LONG_WRITE if tool.writes else TOO_LONG)
@@ -101,14 +104,15 @@ class HostLine:
             log.warning("tool call cannot be sent", tool=tool.name, why=type(error).__name__)
             return Outcome(TOO_LARGE)
 
-    async def _ask(self, tool: Tool, ask: RunTool) -> Outcome:
-        asked = False
+    async def _ask(self, tool: Tool, ask: RunTool, *, asked: bool) -> Outcome:
         while await self._line():
             if asked and not _again(tool):
                 break
             answer = await self._ask_once(tool, ask)
             if answer is not None:
-                return answer
+                # that it does not work now says nothing of what the host before this one has done
+                unsure = asked and tool.writes and answer.result == OUT_OF_ORDER
+                return Outcome(TOO_LONG_WRITE) if unsure else answer
             asked = True
         log.warning("no tool host", tool=tool.name, asked=asked)
         return Outcome(TOO_LONG_WRITE if asked and tool.writes else OUT_OF_ORDER)
