@@ -33,6 +33,9 @@ ANSWER_S: Final = 10.0
 CHECK_S: Final = 60.0
 """How often the tools are asked for without a reason: a server on the network can be gone without a sign."""
 
+LIST_PAUSE_S: Final = 1.0
+"""Between two lists of tools at least: a server may announce a change with each list it gives."""
+
 UP_WAIT_S: Final = 4.0
 """How long a call waits for a server that is being connected, as after a restart of the host."""
 
@@ -181,12 +184,14 @@ class McpSession:
     async def _attend(self, client: Client) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._listen, client)
+            pause_until = 0.0
             while True:
-                with anyio.move_on_after(CHECK_S):
-                    await self._news.wait()
-                self._news.clear()
-                if self._lost or self._stopping.is_set():
+                await self._news_within(CHECK_S)
+                while not self._ends and (pause_s := pause_until - anyio.current_time()) > 0:
+                    await self._news_within(pause_s)
+                if self._ends:
                     break
+                pause_until = anyio.current_time() + LIST_PAUSE_S
                 tools = await self._list(client)
                 if tools != self.tools:
                     self.tools = tools
@@ -194,6 +199,15 @@ class McpSession:
             self._client = None
             self._up.clear()
             tasks.cancel_scope.cancel()
+
+    @property
+    def _ends(self) -> bool:
+        return bool(self._lost) or self._stopping.is_set()
+
+    async def _news_within(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._news.wait()
+        self._news.clear()
 
     async def _list(self, client: Client) -> tuple[Listed, ...]:
         if client.server_capabilities.tools is None:
