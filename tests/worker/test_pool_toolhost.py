@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -145,6 +146,29 @@ async def test_a_host_that_fails_again_and_again_is_started_less_and_less_often(
     await pool.served(worker)
 
 
+async def test_a_host_that_the_system_cannot_start_is_started_when_it_can(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(toolhost, "launch", refuse)
+        pool.host.start()
+    assert pool.problems() == [f"tools: the tool host: it cannot be started: {os.strerror(errno.EMFILE)}"]
+    await pool.served(pool.worker())
+
+
+async def test_a_worker_for_which_no_line_can_be_made_gets_one_later(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolhost, "LINE_PAUSE_S", 0.0)
+    pool.host.start()
+    await pool_up(pool)
+    worker = pool.worker()
+    with monkeypatch.context() as full:
+        full.setattr(socket, "socketpair", refuse)
+        pool.host.attend(worker)
+    await pool.served(worker)
+
+
 async def test_a_host_that_says_nothing_is_ended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolhost, "UP_LIMIT_S", 0.0)
     pool.host.start()
@@ -188,6 +212,11 @@ async def test_an_agents_file_too_large_for_a_message_is_said_and_costs_the_serv
     worker = pool.worker()
     pool.host.attend(worker)
     assert (await pool.served(worker))._has == {"database"}
+
+
+def refuse(*_arguments: Any) -> Any:
+    """Fail as the system does when too many files are open."""
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 async def pool_up(pool: Pool) -> None:

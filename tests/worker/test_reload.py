@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from prometheus_client import CollectorRegistry
+
+from shared.metrics import PoolMetrics
+from shared.settings import Settings
 from tests.fake_child import Script
 from tests.pool_process import eventually, eventually_asked, lives, new_sid, running_pool
+from worker.pool import reload as module
+from worker.pool.troubles import Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -288,3 +296,17 @@ async def test_a_pool_that_drains_takes_no_change(tmp_path: Path) -> None:
             assert pool.zygote == zygote
             await stream.send("end agent_hangup")
             await stream.wait_closed()
+
+
+async def test_a_change_that_cannot_be_read_for_want_of_descriptors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Settings) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(module, "check", full)
+    troubles = Troubles()
+    nobody: Any = None
+    reload = module.Reload(
+        Settings(_env_file=None), nobody, troubles, PoolMetrics(CollectorRegistry(), 1), lambda _: None
+    )
+    await reload._attempt()
+    assert [each.detail for each in troubles.standing()] == ["cannot be read: [Errno 24] Too many open files"]

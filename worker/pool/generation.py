@@ -5,10 +5,6 @@ of its workers is gone, because it waits for their ends: nobody else can, and th
 """
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 from typing import Any, Final, Protocol
 
 from shared import logs
@@ -18,6 +14,7 @@ from shared.framing import FROM_ZYGOTE
 from shared.messages import Alive, Fork, Forked, ForkRefused
 from shared.settings import Process, environment
 from shared.workers import WorkerId
+from worker.pool.launch import launch
 from worker.pool.watch import Watch
 
 LOAD_LIMIT_S: Final = 120.0
@@ -50,7 +47,7 @@ class Parent(Protocol):
 class Generation:
     """One zygote, from its start to its end.
 
-    `number` tells it from the others; `agents` are those its workers serve.
+    `number` tells it from the others; `agents` are those its workers serve. Making one raises OSError when it cannot be started.
     """
 
     def __init__(
@@ -68,17 +65,9 @@ class Generation:
         self._unborn: set[WorkerId] = set()
         self._children: dict[int, WorkerId] = {}
         self.alive = False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "worker.pool.zygote", "--control-fd", str(theirs.fileno()), "--child", child],
-                env={**environment(Process.ZYGOTE), **CHILD_ENVIRONMENT},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # so that Ctrl-C reaches the pool alone, which drains
-            )
+        started = launch("worker.pool.zygote", ["--child", child], {**environment(Process.ZYGOTE), **CHILD_ENVIRONMENT})
+        self._process, ours, self._pidfd = started
         self._channel = Channel(ours, FROM_ZYGOTE, self._receive, self._silent)
-        self._pidfd = os.pidfd_open(self._process.pid)
         self._gone = asyncio.Event()
         self._watch.add(self._pidfd, self._ended)
         self._limit = asyncio.get_running_loop().call_later(LOAD_LIMIT_S, self.kill)

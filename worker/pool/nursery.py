@@ -69,14 +69,22 @@ class Nursery:
     def start(self) -> None:
         """Start a zygote, unless there is one or the pool is leaving."""
         if not self._closing and (self._zygote is None or self._zygote.gone):
-            self._zygote = self._generation(self._agents)
+            try:
+                self._zygote = self._generation(self._agents)
+            except OSError as error:
+                self._troubles.note("zygote", f"it cannot be started: {error.strerror}", "", None)
+                self._start_later(f"it cannot be started: {error.strerror}")
+                self._changed()
 
     async def renew(self, agents: Agents) -> Trouble | None:
         """Start another zygote, which takes the place of the present one when it has loaded; gives why it has not.
 
         One at a time. A renewal that is cancelled has changed nothing.
         """
-        coming = self._coming = self._generation(agents)
+        try:
+            coming = self._coming = self._generation(agents)
+        except OSError as error:
+            return Trouble("zygote", f"it cannot be started: {error.strerror}", "")
         self._outcome = asyncio.get_running_loop().create_future()
         try:
             return await self._outcome
@@ -101,7 +109,11 @@ class Nursery:
     def spawn(self) -> Worker:
         """Have a worker forked; gives it, though it is not born yet."""
         worker = self._roster.add(time.monotonic())
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._unborn(worker, f"no channel to it can be made: {error.strerror}")
+            return worker
         receive = functools.partial(self._crew.receive, worker)
         worker.channel = Channel(ours, FROM_WORKER, receive, functools.partial(self._silent, worker))
         zygote = self._zygote
@@ -191,11 +203,14 @@ class Nursery:
             if worker.pid is None and worker.generation == generation.number:
                 self._unborn(worker, "the zygote died")
         if generation is self._zygote and not self._closing:
-            now = time.monotonic()
-            self._backoff = self._backoff.failed(now, secrets.randbelow(1000) / 1000)
-            _log.error("zygote is gone, starting another", in_s=round(self._backoff.until - now, 2))
-            asyncio.get_running_loop().call_at(self._backoff.until, self.start)
+            self._start_later("it has ended")
         self._changed()
+
+    def _start_later(self, why: str) -> None:
+        now = time.monotonic()
+        self._backoff = self._backoff.failed(now, secrets.randbelow(1000) / 1000)
+        _log.error("zygote is gone, starting another", why=why, in_s=round(self._backoff.until - now, 2))
+        asyncio.get_running_loop().call_at(self._backoff.until, self.start)
 
     def told(self, generation: Generation, message: Any, fds: list[int]) -> None:
         """Take a message of a zygote."""

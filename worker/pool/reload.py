@@ -101,6 +101,9 @@ class Reload:
         except SettingsError as error:
             self._refuse(str(error).splitlines())
             return
+        except (OSError, RuntimeError) as error:  # no descriptor or no thread is left to read anything with
+            self._refuse([f"cannot be read: {error}"])
+            return
         trouble = await self._zygotes.renew(checked.agents)
         if trouble is not None:
             _log.error("a change could not be loaded", traceback=trouble.traceback)
@@ -122,8 +125,8 @@ class Reload:
         """Ask whenever a file has changed. What is heard is only a reason to look: nobody says what a link points to."""
         unheard = ""
         while True:
-            await self._compare()
             try:
+                await self._compare()
                 await self._listen()
             except (OSError, RuntimeError) as error:  # a folder is gone, or the system's watches are used up
                 if str(error) != unheard:

@@ -5,11 +5,9 @@ then gets a new line, also in a call.
 """
 
 import asyncio
-import os
 import secrets
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ from shared.settings import Process, Settings, environment
 from shared.tool_messages import Attend, HostUp, Serve, ServerState
 from shared.tool_metrics import ToolMetrics
 from worker.pool import plan
+from worker.pool.launch import launch
 from worker.pool.roster import Roster, Worker
 from worker.pool.troubles import Troubles
 from worker.pool.watch import Watch
@@ -31,10 +30,13 @@ UP_LIMIT_S: Final = 30.0
 """From its start to its first word: half a second, and a cold disk may need many times that."""
 
 LEAVE_LIMIT_S: Final = 8.0
-"""More than it gives its MCP servers to end."""
+"""More than it gives writes under way and then its MCP servers to end, together."""
 
 STEADY_S: Final = 10.0
 """A host that ends sooner than this after its first word is taken for one that fails again and again."""
+
+LINE_PAUSE_S: Final = 1.0
+"""Until a worker that could get no line is given one."""
 
 RESOURCE: Final = "tools"
 """Under this `/readyz` shows what is wrong with the host; with an MCP server, `mcp <name>`."""
@@ -75,23 +77,13 @@ class ToolHost:
         self._again = None
         if self._closing or self._process is not None or not (self._keys or self._servers):
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process, ours, self._pidfd = launch("worker.tools.host", [], environment(Process.TOOL_HOST))
+        except OSError as error:
+            self._failed(f"it cannot be started: {error.strerror}")
+            return
         self._gone.clear()
-        with theirs:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    [sys.executable, "-m", "worker.tools.host", "--control-fd", str(theirs.fileno())],
-                    env=environment(Process.TOOL_HOST),
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # so that Ctrl-C reaches the pool alone, which drains
-                )
-            except OSError as error:
-                ours.close()
-                self._failed(f"it cannot be started: {error.strerror}")
-                return
         self._channel = Channel(ours, FROM_HOST, self._told, self._silent)
-        self._pidfd = os.pidfd_open(self._process.pid)
         self._watch.add(self._pidfd, self._ended)
         self._limit = asyncio.get_running_loop().call_later(UP_LIMIT_S, self._kill)
         _log.info("tool host started", pid=self._process.pid)
@@ -112,7 +104,12 @@ class ToolHost:
         """Give a worker a line, if there is a host; it may not be born yet."""
         if self._up_since is None or self._channel is None or worker.channel is None or not worker.channel.open:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            _log.error("no line to the tool host can be made, trying again", worker=worker.id, why=error.strerror)
+            asyncio.get_running_loop().call_later(LINE_PAUSE_S, self.attend, worker)
+            return
         with ours, theirs:
             if self._channel.send(Attend(worker=worker.id), ours.fileno()):
                 worker.channel.send(ToolLine(), theirs.fileno())
