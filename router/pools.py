@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from watchfiles import awatch
 
 from router.cutoff import Whereabouts
@@ -41,6 +42,9 @@ NEWBORN_S: Final = 2.0
 ENDS_KEPT: Final = 10_000
 """How many ends of calls are remembered: the carrier asks within seconds, about 2 MB."""
 
+PROMISES_KEPT: Final = 1_000
+"""How many promised calls are remembered until their stream comes, which is seconds later: about 500 kB."""
+
 LOST_KEPT: Final = 100
 """How many pools that were lost are remembered, for the calls they had."""
 
@@ -69,6 +73,7 @@ class Pools:
         self._unusable: set[Address] = set()
         self._lost: dict[tuple[PoolId, str], Path] = {}
         self._ends: dict[tuple[CallSid, int], Ended] = {}
+        self._promised: dict[tuple[CallSid, int], IncomingCall] = {}
         self._retry: asyncio.TimerHandle | None = None
 
     @contextlib.asynccontextmanager
@@ -123,6 +128,7 @@ class Pools:
                     patience_s = None if link is links[-1] else PATIENCE_S
                     said = await _reserve(link, call, ttl_s, self._behind_at(link, behind), patience_s)
                     if isinstance(said, Reserved):
+                        self._promise(call, said.ticket)
                         return said
                     answer = said or answer
         return answer
@@ -132,11 +138,19 @@ class Pools:
 
         The descriptor is duplicated on the way: the caller closes its own. Gives who took it, None when nobody did.
         """
-        message = HandOff(ticket=ticket, head=head, accepted_at=accepted_at)
+        call = self._promised.get((ticket.call_sid, ticket.attempt))
+        message = HandOff(ticket=ticket, head=head, accepted_at=accepted_at, call=call)
         for link in (*self._of(ticket), *self._by_spare()):
             if link.send(message, fd) and link.welcome is not None:
+                self._promised.pop((ticket.call_sid, ticket.attempt), None)
                 return link.welcome.pool
         return None
+
+    def _promise(self, call: IncomingCall, ticket: Ticket) -> None:
+        """Remember a call until its stream comes: if its pool is gone by then, another has to know who calls whom."""
+        self._promised[ticket.call_sid, ticket.attempt] = msgspec.structs.replace(call, trace_id=ticket.trace_id)
+        while len(self._promised) > PROMISES_KEPT:
+            del self._promised[next(iter(self._promised))]
 
     async def ask_end(self, ticket: Ticket) -> EndKnown | None:
         """Ask how a call ended: its own pool, or when that is gone every other one that may have got it.

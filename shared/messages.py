@@ -48,12 +48,14 @@ class HandOff(Message, frozen=True):
     """Router to pool, at the media upgrade, with the accepted socket: the pool owns it from here.
 
     `head` is the whole request head; `accepted_at` is CLOCK_MONOTONIC seconds when the router had read it. The router has
-    checked the signature and opened the ticket; single use is the pool's to judge.
+    checked the signature and opened the ticket; single use is the pool's to judge. `call` is for another pool than the
+    ticket's, and None when another router, or a former life of this one, promised it.
     """
 
     ticket: Ticket
     head: bytes
     accepted_at: float
+    call: IncomingCall | None = None
 
 
 class AskEnd(Message, frozen=True):
@@ -198,9 +200,9 @@ class Prepare(Message, frozen=True):
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """What a successor must know of the stream it takes over.
 
-    `number` counts the resumes of this call from 1;
-    `stream_sid` is None when that one was not heard to have read `start`; `bridged`: the keeper has spoken meanwhile;
-    `hung`: the predecessor lived and did nothing, so whatever it was doing must not be done again in the same way.
+    `number` counts the resumes of this call from 1; `stream_sid` is None when `start` was not heard to have been read;
+    `bridged`: the keeper has spoken meanwhile; `hung`: the predecessor lived and did nothing, so what it did must not be done
+    again in the same way.
     """
 
     number: int
@@ -259,10 +261,7 @@ ToWorker = Prepare | Remember | Bind | Customer | Retire | ToolLine | EndStored
 
 
 class Ready(Message, frozen=True):
-    """Worker to pool: the self-check passed.
-
-    With the file its stack is written to, when it crashes and at each `STACK_SIGNAL`: appended, as Python's faulthandler does.
-    """
+    """Worker to pool, with the file its stack is appended to (at a crash and at `STACK_SIGNAL`): the self-check passed."""
 
     build_s: float
 

@@ -153,9 +153,11 @@ class Router:
         return answer
 
     @contextlib.asynccontextmanager
-    async def upgrade(self, ticket: Ticket, *, head: bytes | None = None) -> AsyncIterator[ClientConnection]:
+    async def upgrade(
+        self, ticket: Ticket, *, head: bytes | None = None, call: IncomingCall | None = None
+    ) -> AsyncIterator[ClientConnection]:
         """Be the carrier: connect, and hand the accepted socket over as a router does."""
-        async with _listener(self, ticket, head) as port, connect(f"ws://127.0.0.1:{port}/media/x") as stream:
+        async with _listener(self, ticket, head, call) as port, connect(f"ws://127.0.0.1:{port}/media/x") as stream:
             yield stream
 
     async def refused(self, ticket: Ticket, *, head: bytes | None = None) -> int:
@@ -172,7 +174,9 @@ class Router:
 
 
 @contextlib.asynccontextmanager
-async def _listener(router: Router, ticket: Ticket, head: bytes | None) -> AsyncIterator[int]:
+async def _listener(
+    router: Router, ticket: Ticket, head: bytes | None, call: IncomingCall | None = None
+) -> AsyncIterator[int]:
     """Accept one connection, read its head, hand it over."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -185,7 +189,7 @@ async def _listener(router: Router, ticket: Ticket, head: bytes | None) -> Async
                 got = b""
                 while b"\r\n\r\n" not in got:
                     got += await loop.sock_recv(sock, 65_536)
-                hand_off = HandOff(ticket=ticket, head=head or got, accepted_at=time.monotonic())
+                hand_off = HandOff(ticket=ticket, head=head or got, accepted_at=time.monotonic(), call=call)
                 router.channel.send(hand_off, sock.fileno())
 
         accepting = asyncio.create_task(accept())

@@ -193,6 +193,29 @@ async def test_a_pool_that_talks_nonsense_is_dropped(folder: Path) -> None:
         await until(lambda: known.count == 1)
 
 
+async def test_a_pool_that_takes_over_a_promise_of_another_is_told_who_calls_whom(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PROMISES_KEPT", 2)
+    heir = FakePool(folder, name="p2", ready=1)
+    async with FakePool(folder).serving() as owner, heir.serving(), connected(folder) as known:
+        await until(lambda: known.count == 2)
+        tickets = []
+        for number in range(3):
+            call = IncomingCall(call_sid=CallSid(f"CA{number}"), caller="+1", called="+2", trace_id=CALL.trace_id)
+            answer = await known.reserve(call, 30.0)
+            assert isinstance(answer, Reserved)
+            assert answer.ticket.pool == "p1"
+            tickets.append(answer.ticket)
+        owner.die()
+        await until(lambda: known.count == 1)
+        for promised, who in [(tickets[2], ("CA2", "+1", "+2")), (tickets[2], None), (tickets[0], None)]:
+            with socket.socket() as stream:
+                assert known.hand_off(promised, b"", stream.fileno(), 0.0) == "p2"
+            told = (await soon(heir.taken.get())).message.call
+            assert who == (told and (told.call_sid, told.caller, told.called))
+
+
 async def test_the_end_of_a_call_is_asked_of_its_pool_or_of_all_when_that_is_gone(folder: Path) -> None:
     own = FakePool(folder, name="p1", end=EndReason.AGENT_HANGUP)
     other = FakePool(folder, name="p2", boot="b2", end=EndReason.WORKER_LOST)

@@ -33,6 +33,7 @@ SAMPLES = [
     (FROM_ROUTER, messages.Hello()),
     (FROM_ROUTER, messages.Reserve(request=1, call=CALL, ttl_s=30.0)),
     (FROM_ROUTER, messages.HandOff(ticket=TICKET, head=b"GET /\xff HTTP/1.1\r\n\r\n", accepted_at=1.5)),
+    (FROM_ROUTER, messages.HandOff(ticket=TICKET, head=b"", accepted_at=1.5, call=CALL)),
     (FROM_ROUTER, messages.NoPrefetch(call_sid=CallSid("CA1"), why="redis")),
     (FROM_POOL, messages.Readiness(ready=1, warming=2, problems=(messages.Problem(resource="tts", detail="429"),))),
     (FROM_POOL, messages.NoWorker(request=1, why="draining")),

@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from shared.agents import Agent
-from shared.calls import CallSid, CallState, EndReason, TraceId
+from shared.calls import CallSid, CallState, EndReason, IncomingCall, TraceId
 from shared.messages import Hello, NoPrefetch, NoWorker, Reserved
 from shared.ticket import Ticket
 from shared.workers import PARKED_RESOURCES, PoolId, Resource, WorkerId
@@ -251,6 +251,20 @@ async def test_a_ticket_of_a_pool_that_is_gone_is_served_by_any_ready_worker_onc
         assert await eventually_asked(lambda: unavailable(stream))  # said behind the hand-over, on a way of its own
         assert await router.refused(foreign) == 403
     assert await router.refused(_of(foreign, call_sid=new_sid(), expires_at=1)) == 403
+
+
+async def test_a_call_of_a_pool_that_is_gone_is_served_as_its_router_knows_it(tmp_path: Path) -> None:
+    """By the agent of the number that was called; only when no router knows of it any more, by the default one."""
+    (tmp_path / "agents.toml").write_text('[agents.clinic]\nnumbers = ["+15550002222"]\n')
+    async with running_pool(tmp_path, settings={"AGENTS_FILE": str(tmp_path / "agents.toml")}) as pool:
+        router = await pool.router()
+        await router.ready(2)
+        for called, agent in (("+15550002222", "clinic"), ("", "default")):
+            sid = new_sid()
+            ticket = Ticket(sid, 0, PoolId("other"), "boot", WorkerId("0-1"), TraceId("0" * 32), 2**40)
+            call = IncomingCall(call_sid=sid, caller="+15550001111", called=called, trace_id=ticket.trace_id)
+            async with router.upgrade(ticket, call=call if called else None) as stream:
+                assert await said(stream, "agent") == agent
 
 
 async def test_without_any_worker_the_upgrade_is_refused_with_503(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class Control:
         except OSError as error:
             _log.error("hand-off of no socket", call_sid=message.ticket.call_sid, error=str(error))
             return
-        call = self._admit(message.ticket)
+        call = self._admit(message.ticket, message.call)
         if isinstance(call, UpgradeRefusal):
             house.keeper.refuse(sock, refusal(HTTPStatus.FORBIDDEN))
             self._refused(message.ticket, call)
@@ -212,7 +212,7 @@ class Control:
         house.keeper.close(call, CloseCode.TRY_AGAIN_LATER)
         house.ended(call, EndReason.WORKER_LOST)
 
-    def _admit(self, ticket: Ticket) -> Call | UpgradeRefusal:
+    def _admit(self, ticket: Ticket, promised: IncomingCall | None) -> Call | UpgradeRefusal:
         """Judge whether a ticket still admits: the one place where single use is enforced."""
         house, now = self._house, time.monotonic()
         ours = ticket.pool == house.pool and ticket.boot == house.boot
@@ -221,10 +221,10 @@ class Control:
             # Another pool's, or our own from a former life: the router says that pool is gone, so we are to judge.
             if ours or time.time() >= ticket.expires_at:
                 return UpgradeRefusal.EXPIRED
-            incoming = IncomingCall(
+            incoming = promised or IncomingCall(
                 call_sid=ticket.call_sid, caller="", called="", trace_id=ticket.trace_id, attempt=ticket.attempt
             )
-            call = Call(incoming, house.agents().default, ticket, now)
+            call = Call(incoming, house.agents().serving(incoming.called), ticket, now)
             house.book.step(call, CallEvent.RESERVE)
             return call
         if call.state is CallState.PROMISED:
