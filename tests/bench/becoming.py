@@ -24,6 +24,7 @@ from worker.call.child import _Child, load
 from worker.call.pipeline import AgentPipeline, Hooks
 from worker.call.scribe import Scribe
 from worker.call.serving import Serving
+from worker.call.toolbox import NoLine
 from worker.tools.registry import Outcome, Tool, ToolCall
 
 if TYPE_CHECKING:
@@ -34,24 +35,20 @@ AGENTS: Final = Path(__file__).resolve().parents[2] / "deploy" / "agents.example
 CALL: Final = IncomingCall(call_sid=CallSid("CA1"), caller="+5511987654321", called="+1", trace_id=TraceId("0"))
 
 
-class Line:
+class Line(NoLine):
     """A tool host that offers twenty tools and is never asked to run one."""
 
     def __init__(self) -> None:
+        super().__init__()
         schema = {"type": "object", "properties": {name: {"type": "string"} for name in ("a", "b", "c")}}
         self.offered: Mapping[str, Tool] = {
             f"stock_{number}": Tool(f"stock_{number}", "", _nothing, parameters=schema, place="host")
             for number in range(20)
         }
-        self.on_offered = lambda: None
 
     def available(self, tool: Tool) -> bool:
         """Have everything."""
         return bool(tool.name)
-
-    async def run(self, _tool: Tool, _call: ToolCall, _arguments: Any) -> Outcome:
-        """Do nothing."""
-        return Outcome({})
 
 
 async def _nothing(_call: ToolCall) -> Outcome:

@@ -50,13 +50,15 @@ class Line:
         self.on_offered = lambda: None
         self.has = True
         self.ran: list[tuple[str, str, Mapping[str, Any]]] = []
+        self.again: list[bool] = []
 
     def available(self, tool: Tool) -> bool:
         """Have everything, or nothing."""
         return self.has and bool(tool.name)
 
-    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:
+    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any], *, again: bool = False) -> Outcome:
         """Note it."""
+        self.again.append(again)
         self.ran.append((tool.name, call.key.rpartition(":")[0], arguments))
         return Outcome({"where": "host"})
 
@@ -219,6 +221,7 @@ async def test_a_request_whose_worker_died_is_made_again_under_its_own_id_when_t
     outcome = await rig.box.settle(Asked("call_7", "book", {"guests": 2}))
     assert outcome.result == {"where": "host"}
     assert rig.line.ran == [("book", "CA1:call_7", {"guests": 2})]
+    assert rig.line.again == [True]
     await rig.call("book", key="call_8", guests=2)
     assert len(rig.line.ran) == 1, "the model asks for the same once more: it is not done twice"
     assert rig.results[-1][0] == {"where": "host"}

@@ -45,8 +45,8 @@ class Line(Protocol):
     def available(self, tool: Tool) -> bool:
         """Say whether the host has what a tool needs."""
 
-    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:
-        """Have a tool run there; whatever goes wrong is said in the outcome."""
+    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any], *, again: bool = False) -> Outcome:
+        """Have a tool run there; whatever goes wrong is said in the outcome. `again`: somebody may have asked for it before."""
 
 
 class NoLine:
@@ -60,7 +60,14 @@ class NoLine:
         """Say that nothing is there."""
         return False
 
-    async def run(self, tool: Tool, call: ToolCall, arguments: Mapping[str, Any]) -> Outcome:  # noqa: ARG002 - as above
+    async def run(
+        self,
+        tool: Tool,  # noqa: ARG002 - the signature is the line's
+        call: ToolCall,  # noqa: ARG002
+        arguments: Mapping[str, Any],  # noqa: ARG002
+        *,
+        again: bool = False,  # noqa: ARG002
+    ) -> Outcome:
         """Say that it does not work."""
         return Outcome(running.OUT_OF_ORDER)
 
@@ -122,7 +129,9 @@ class Toolbox:
         tool = self._tools.get(asked.name)
         suspect = hung and tool is not None and tool.place == "worker"
         if tool is not None and (tool.repeatable or tool.idempotent) and not suspect:
-            outcome = await self._outcome(tool, asked)  # under the same id: the host and the database know it
+            outcome = await self._outcome(
+                tool, asked, again=True
+            )  # under the same id: the host and the database know it
         else:
             outcome = await self._looked_up(tool, asked) or _unknown(tool)
             self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
@@ -214,11 +223,11 @@ class Toolbox:
                 running_on.cancel()
             raise
 
-    async def _outcome(self, tool: Tool, asked: Asked) -> Outcome:
+    async def _outcome(self, tool: Tool, asked: Asked, *, again: bool = False) -> Outcome:
         self._scribe.tool_started(asked.id, tool.name, asked.arguments)
         try:
             if tool.place == "host":
-                outcome = await self.line.run(tool, self._request(asked), asked.arguments)
+                outcome = await self.line.run(tool, self._request(asked), asked.arguments, again=again)
             else:
                 outcome = await running.run(tool, self._request(asked), asked.arguments)
         except asyncio.CancelledError:
