@@ -16,11 +16,16 @@ LONG: Final = os.environ.get("TEST_EFFORT") == "long"
 FACTOR: Final = 20 if LONG else 1
 """A long run is for a quarter of an hour, a default one for seconds."""
 
+EXAMPLES: Final = 40
+"""Of a property that does not say how many it needs; what they miss, a long run (100 times the factor) is to find."""
+
 
 def load() -> None:
     """Choose the profile for the whole session; machines are shared and slow, so no example is timed."""
     slow = [HealthCheck.too_slow]
-    settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=slow)
+    settings.register_profile(
+        "same", max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=slow
+    )
     settings.register_profile(
         "long", max_examples=100 * FACTOR, deadline=None, suppress_health_check=slow, print_blob=True
     )
