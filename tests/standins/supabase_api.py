@@ -1,7 +1,7 @@
 """A stand-in for Supabase's data API: the function `customer_context` and the four tables behind it, in memory.
 
     python -m tests.standins.supabase_api --port 0 --data customers.json --latency-ms 40
-    python -m tests.standins.supabase_api --port 0 --postgres "host=/tmp/pg dbname=offhook"
+    python -m tests.standins.supabase_api --port 0 --postgres "host=/run/postgresql dbname=offhook"
 
 With `--postgres`, every function of the migrations runs on that database, as PostgREST would run it; then there are no tables
 to be asked for. The data file, and `customers` in `POST /_control`, hold a list of customers:
