@@ -48,8 +48,8 @@ class Forgetting:
         """
         for job in self._jobs():
             sid, number = _about(job)
-            if number in self._numbers and sid:
-                self._sids.add(sid)
+            if number in self._numbers and sid and job.func_name in OF_CALLERS:
+                self._sids.add(sid)  # a message to them may have been asked for in somebody else's call
         for _key, text in self._left():
             record = _record(text)
             if record is not None and record[1] in self._numbers:
@@ -108,6 +108,8 @@ class Forgetting:
         prefix = Job.redis_job_namespace_prefix
         for key in self._redis.scan_iter(match=f"{prefix}*", count=1000):
             name = key.decode().removeprefix(prefix)
+            if ":" in name:
+                continue  # no job: a set of those that wait for one, of an application that shares this Redis
             try:
                 yield Job.fetch(name, connection=self._redis, serializer=JSONSerializer)
             except (NoSuchJobError, ValueError, TypeError):
@@ -117,6 +119,10 @@ class Forgetting:
         for key in (keys.RECORDS, keys.RECORDS_TAKEN):
             for text in self._redis.lrange(key, 0, -1):
                 yield key, text
+
+
+OF_CALLERS: Final = frozenset({STORE, POST, JOB})
+"""Jobs whose call is one of the number they name: its record, its lookup."""
 
 
 def _about(job: Job) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from standardwebhooks import Webhook
 from shared import keys, redis_door
 from shared.callrecord import CallRecord, encode, record_of
 from shared.calls import CallSid, EndReason, IncomingCall, TraceId
+from shared.letters import SEND_JOB
 from shared.messages import Entry
 from shared.rawrecording import Kind, Piece, pack, part
 from shared.settings import Settings
@@ -292,6 +293,9 @@ def test_forgetting_deletes_what_waits_and_nothing_of_others(
     for each in (record(1), old_form, record(3, caller="+15550009999", text=f"Call {CALLER} for me")):
         enqueue(queue_on(redis), conf, each)
     enqueue_unlink(queue_on(redis), CallSid("CA1"))
+    message = {"call_sid": "CA3", "to": CALLER}  # asked for in somebody else's call
+    queue_on(redis).enqueue(SEND_JOB, kwargs=message, job_id="send-1")
+    redis.sadd("rq:job:another-applications:dependents", "x")
     redis.rpush(keys.RECORDS, encode(record(4)), encode(record(5, caller="+15550009999")))
     redis.xadd(keys.customer(CallSid("CA6")), {"result": json.dumps({"record": {"customer": {"phone": CALLER}}})})
     redis.rpush(keys.journal(CallSid("CA6")), "said")
@@ -303,7 +307,7 @@ def test_forgetting_deletes_what_waits_and_nothing_of_others(
     assert "no SUPABASE_URL" in told.err
     assert told.out.splitlines()[0] == f"deleted of {CALLER}:"
     assert {line.strip() for line in told.out.splitlines()[1:]} == {
-        "5 jobs", "1 waiting records", "1 journals", "1 looked up records", "3 recordings",
+        "6 jobs", "1 waiting records", "1 journals", "1 looked up records", "3 recordings",
     }  # fmt: skip
     assert sorted(queue_on(redis).get_job_ids()) == ["post-CA3-1", "store-CA3-1"]
     assert [path.name for path in tmp_path.iterdir()] == ["CA3.ogg"]
