@@ -114,8 +114,7 @@ class Toolbox:
         The same request gets the same answer until the caller speaks again.
         """
         self._given = dict(results)
-        for message in messages:
-            self.widen(_stage_in(message, MORE_TOOLS, messages))
+        self.widen(_stage_in(messages))
 
     def forget(self) -> None:
         """Let tools run anew: the caller has said something else."""
@@ -129,9 +128,8 @@ class Toolbox:
         tool = self._tools.get(asked.name)
         suspect = hung and tool is not None and tool.place == "worker"
         if tool is not None and (tool.repeatable or tool.idempotent) and not suspect:
-            outcome = await self._outcome(
-                tool, asked, again=True
-            )  # under the same id: the host and the database know it
+            # under the same id: the host and the database know it
+            outcome = await self._outcome(tool, asked, again=True)
         else:
             outcome = await self._looked_up(tool, asked) or _unknown(tool)
             self._scribe.tool_ended(asked.id, outcome.result, answer=outcome.answer)
@@ -257,14 +255,17 @@ def _unknown(tool: Tool | None) -> Outcome:
     return Outcome(running.TOO_LONG if tool is not None and tool.repeatable else UNKNOWN_OUTCOME)
 
 
-def _stage_in(message: Mapping[str, Any], tool: str, conversation: Sequence[Mapping[str, Any]]) -> ToolStage:
-    """Give the stage that a tool's result in a conversation tells of; the first one when it is none of that tool's."""
-    calls = [call for each in conversation for call in each.get("tool_calls") or ()]
-    ids = {call.get("id") for call in calls if call.get("function", {}).get("name") == tool}
-    if message.get("role") != "tool" or message.get("tool_call_id") not in ids:
-        return STAGES[0]
+def _stage_in(conversation: Sequence[Mapping[str, Any]]) -> ToolStage:
+    """Give the furthest stage that `more_tools` opened in a conversation; the first one when it was not asked."""
+    calls = (call for each in conversation for call in each.get("tool_calls") or ())
+    ids = {call.get("id") for call in calls if call.get("function", {}).get("name") == MORE_TOOLS}
+    results = (each for each in conversation if each.get("role") == "tool" and each.get("tool_call_id") in ids)
+    return max((_stage_of(each.get("content")) for each in results), key=STAGES.index, default=STAGES[0])
+
+
+def _stage_of(result: Any) -> ToolStage:
     try:
-        stage = json.loads(str(message.get("content"))).get("stage")
+        stage = json.loads(str(result)).get("stage")
     except (ValueError, AttributeError):
         return STAGES[0]
     return stage if stage in STAGES else STAGES[0]
