@@ -75,3 +75,13 @@ def database(postgres: Postgres) -> Iterator[PostgresDatabase]:
     dsn = postgres.fresh()
     yield PostgresDatabase(dsn)
     postgres.drop(dsn)
+
+
+@pytest.fixture(scope="module")
+def shared_database(postgres: Postgres) -> Iterator[PostgresDatabase]:
+    """Give the functions of the migrations, on a database for all tests of a file."""
+    from tests.postgres import PostgresDatabase
+
+    dsn = postgres.fresh()
+    yield PostgresDatabase(dsn)
+    postgres.drop(dsn)

@@ -32,11 +32,9 @@ OUTSIDERS = ("anon", "authenticated")
 
 
 @pytest.fixture(scope="module")
-def migrated(postgres: Postgres) -> Iterator[PostgresDatabase]:
+def migrated(shared_database: PostgresDatabase) -> PostgresDatabase:
     """Give a database that tests only look at, or where they clean up."""
-    dsn = postgres.fresh()
-    yield PostgresDatabase(dsn)
-    postgres.drop(dsn)
+    return shared_database
 
 
 @pytest.fixture

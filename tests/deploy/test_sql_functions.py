@@ -17,9 +17,7 @@ from worker.jobs.lookup import MAX_BODY_BYTES
 from worker.tools.services import ServiceTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.postgres import Postgres
+    pass
 
 ANA, ANA_OLD, BOB, NOBODY = "+5511987654321", "+551187654321", "+15550001111", "+15559999999"
 DAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=3)
@@ -99,10 +97,8 @@ def same(one: str, other: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def clean(postgres: Postgres) -> Iterator[PostgresDatabase]:
-    dsn = postgres.fresh()
-    yield PostgresDatabase(dsn)
-    postgres.drop(dsn)
+def clean(shared_database: PostgresDatabase) -> PostgresDatabase:
+    return shared_database
 
 
 @pytest.fixture

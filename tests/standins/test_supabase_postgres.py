@@ -15,7 +15,6 @@ from tests.standins.process import Standin, StandinFailed, started
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.postgres import Postgres
 
 ANA = {
     "phone": "+551187654321",
@@ -27,10 +26,8 @@ NEW_FORM = "+5511987654321"
 
 
 @pytest.fixture(scope="module")
-def dsn(postgres: Postgres) -> Iterator[str]:
-    dsn = postgres.fresh()
-    yield dsn
-    postgres.drop(dsn)
+def dsn(shared_database: PostgresDatabase) -> str:
+    return shared_database.dsn
 
 
 @pytest.fixture(scope="module")

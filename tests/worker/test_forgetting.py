@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from tests.postgres import Postgres
     from tests.standins.process import Standin
 
 pytestmark = pytest.mark.redis
@@ -56,10 +55,8 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def database(postgres: Postgres) -> Iterator[PostgresDatabase]:
-    dsn = postgres.fresh()
-    yield PostgresDatabase(dsn)
-    postgres.drop(dsn)
+def database(shared_database: PostgresDatabase) -> PostgresDatabase:
+    return shared_database
 
 
 @pytest.fixture(scope="module")

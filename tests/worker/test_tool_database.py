@@ -23,7 +23,6 @@ from worker.tools.services import ServiceTrouble
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.postgres import Postgres
 
 SECRET = "sb_secret_of_the_test"
 ANA = "+5511987654321"
@@ -39,10 +38,8 @@ TLS = httpx.create_ssl_context()
 
 
 @pytest.fixture(scope="module")
-def dsn(postgres: Postgres) -> Iterator[str]:
-    dsn = postgres.fresh()
-    yield dsn
-    postgres.drop(dsn)
+def dsn(shared_database: PostgresDatabase) -> str:
+    return shared_database.dsn
 
 
 @pytest.fixture(scope="module")
