@@ -1,6 +1,8 @@
 """A stand-in for OpenAI's chat completions: scripted answers first, then the rules of tests.standins.rules.
 
-    python -m tests.standins.openai_api --port 0 --llm-first-token-ms 300
+    python -m tests.standins.openai_api --port 0 --llm-first-token-ms 300 --lexicon tests/data/speech
+
+Its speech is in tests.standins.openai_speech.
 
 `POST /_control` knows the settings of `OpenAISettings` and the action `script`: a list of answers
 `{"text": ...}` or `{"tool": ..., "arguments": {...}, "text": ...}`, used up in order by the requests that follow.
@@ -13,6 +15,7 @@ import dataclasses
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +26,8 @@ from starlette.routing import Route
 from tests.standins import openai_wire as wire
 from tests.standins import rules
 from tests.standins.control import Control, parser, serve, settings_from
+from tests.standins.openai_speech import Desk, SpeechSettings
+from tests.standins.speech import ScriptedSpeech
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -32,7 +37,7 @@ MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini")
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAISettings:
+class OpenAISettings(SpeechSettings):
     """Latencies in ms and faults; 0 and empty mean none."""
 
     api_key: str = ""  # the only one accepted; empty accepts any, but one must be there
@@ -70,8 +75,9 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model:
     """Answers requests, one script for all of them."""
 
-    def __init__(self, settings: OpenAISettings) -> None:
-        self.control = Control(settings, actions={"script": self._set_script})
+    def __init__(self, settings: OpenAISettings, desk: Desk) -> None:
+        self.control = Control(settings, actions={"script": self._set_script, **desk.actions}, gauges=desk.gauges)
+        desk.control = self.control
         self._script: deque[ScriptedAnswer] = deque()
         self._number = 0
         self._connections: set[int] = set()
@@ -227,14 +233,16 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def application(settings: OpenAISettings) -> Starlette:
+def application(settings: OpenAISettings, desk: Desk | None = None) -> Starlette:
     """Build the ASGI application."""
-    model = Model(settings)
+    desk = desk or Desk()
+    model = Model(settings, desk)
     return Starlette(
         routes=[
             model.control.route(),
             Route("/v1/chat/completions", model.completions, methods=["POST"]),
             Route("/v1/models", model.models),
+            *desk.routes(),
         ],
         exception_handlers={404: _not_found},
     )
@@ -246,8 +254,11 @@ async def _not_found(request: Request, _: Exception) -> JSONResponse:
 
 def main() -> None:
     """Run the stand-in."""
-    options = parser("openai_api", "OpenAI chat completions", OpenAISettings).parse_args()
-    serve("openai_api", application(settings_from(options, OpenAISettings)), options)
+    arguments = parser("openai_api", "OpenAI chat completions and speech", OpenAISettings)
+    arguments.add_argument("--lexicon", type=Path, help="folder of known recordings")
+    options = arguments.parse_args()
+    desk = Desk(ScriptedSpeech.from_folder(options.lexicon))
+    serve("openai_api", application(settings_from(options, OpenAISettings), desk), options)
 
 
 if __name__ == "__main__":
