@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import tools
+from tests.bench import targets, tools
 from tests.bench.figures import Figure, Target
-from tests.bench.options import LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
+from tests.bench.targets import P50, P99
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from tests.bench.measure import Measured
     from tests.bench.outages import Restart
     from tests.bench.plan import Results
-
-P50, P99, WORST = 0.5, 0.99, 1.0
-SINGLE: Final = (Target(P50, 0.002), Target(P99, 0.010))
-BURST: Final = Target(P99, 0.06)
-"""The targets for the first media say nothing about the carrier's pause before the upgrade, so both are held to them."""
 
 HEADER: Final = ("", "n", "p50", "p99", "unit", "target", "")
 
@@ -40,11 +35,11 @@ def _one_after_another(results: Results) -> list[Figure]:
     both = [*results.singles_paused, *results.singles_at_once]
     asked = [one.measured for one in results.replies]
     return [
-        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
-        *_first_media(group, results.singles_paused, "carrier pauses 0.2-0.5 s", *SINGLE),
-        *_first_media(group, results.singles_at_once, "no pause", *SINGLE),
-        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.singles_paused, 0.0),
-        _ready(group, "start → agent ready, no pause", results.singles_at_once, 0.2),
+        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, *targets.WEBHOOK),
+        *_first_media(group, results.singles_paused, "carrier pauses 0.2-0.5 s", *targets.FIRST_MEDIA),
+        *_first_media(group, results.singles_at_once, "no pause", *targets.FIRST_MEDIA),
+        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.singles_paused, *targets.READY_PAUSED),
+        _ready(group, "start → agent ready, no pause", results.singles_at_once, *targets.READY),
         _gaps(group, asked),
         _plain(group, "reply heard (last sample said → first sample played)", [one.reply_s for one in results.replies]),
         *(
@@ -66,18 +61,18 @@ def _crowd(results: Results, group: str) -> list[Figure]:
     silent = sum(one.reply_s is None for one, _ in results.knowing)
     share = (results.asked_knowing / len(results.knowing),) if results.knowing else ()
     return [
-        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, Target(P99, 0.025)),
+        _of(group, "webhook sent → TwiML read (with connecting)", both, lambda one: one.webhook, *targets.WEBHOOK),
         Figure(group, "webhook in the router (upper edges of its histogram)", tuple(results.router_webhook_edges)),
-        *_first_media(group, results.bursts_paused, "carrier pauses 0.2-0.5 s", BURST),
-        *_first_media(group, results.bursts_at_once, "no pause", BURST),
-        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.bursts_paused, 0.0),
-        _ready(group, "start → agent ready, no pause", results.bursts_at_once, 0.35),
+        *_first_media(group, results.bursts_paused, "carrier pauses 0.2-0.5 s", *targets.FIRST_MEDIA_AT_ONCE),
+        *_first_media(group, results.bursts_at_once, "no pause", *targets.FIRST_MEDIA_AT_ONCE),
+        _ready(group, "start → agent ready, carrier pauses 0.2-0.5 s", results.bursts_paused, *targets.READY_PAUSED),
+        _ready(group, "start → agent ready, no pause", results.bursts_at_once, *targets.READY_AT_ONCE),
         _gaps(group, results.bursts_paused),
         Figure(
             group,
             "first answer asked for with its caller's record (500 ms lookup)",
             share,
-            (Target(P50, 1.0, least=True),),
+            targets.KNOWING,
             unit="%",
             note=f"{results.asked_knowing} of {len(results.knowing)} calls; {knew} heard it without a gap, {silent} nothing",
         ),
@@ -89,17 +84,16 @@ def _crowd(results: Results, group: str) -> list[Figure]:
 def _faults(results: Results) -> list[Figure]:
     group = "faults, from the caller's side"
     killed, stalled = results.killed, results.stalled
-    own_words = 1.5 + (LLM_FIRST_TOKEN_MS + TTS_FIRST_BYTE_MS) / 1000
     return [
         _share(group, "kill -9: calls whose stream stayed open", killed.streams_kept, killed.calls, f"{killed.hits} kills"),
         _share(group, "kill -9: calls that remembered what was said before", killed.remembered, killed.calls),
         _share(group, "kill -9: answers owed that were given, whole", killed.answered, killed.owed),
-        Figure(group, "kill -9 while speaking → bridging words read", tuple(killed.bridging_s), (Target(P99, 0.25),)),
+        Figure(group, "kill -9 while speaking → bridging words read", tuple(killed.bridging_s), targets.BRIDGING),
         Figure(
             group, "kill -9 while speaking → the agent's own words heard", tuple(killed.own_words_s),
-            (Target(P99, own_words),),
+            targets.OWN_WORDS,
         ),
-        Figure(group, "stopped while speaking → bridging words read", tuple(stalled.bridging_s), (Target(WORST, 2.5),)),
+        Figure(group, "stopped while speaking → bridging words read", tuple(stalled.bridging_s), targets.STALLED_BRIDGING),
         _share(group, "stopped: calls whose stream stayed open", stalled.streams_kept, stalled.calls),
         *_restart(group, "router killed and started again", results.router),
         *_restart(group, "Redis stopped and started again, empty", results.redis),
@@ -107,17 +101,15 @@ def _faults(results: Results) -> list[Figure]:
             group, "  webhooks answered meanwhile", len(results.redis.webhooks_s),
             len(results.redis.webhooks_s) + results.redis.webhooks_failed,
         ),
-        Figure(group, "  webhook sent → TwiML read meanwhile", tuple(results.redis.webhooks_s), (Target(P99, 0.125),)),
+        Figure(group, "  webhook sent → TwiML read meanwhile", tuple(results.redis.webhooks_s), targets.WEBHOOK_WITHOUT_REDIS),
     ]  # fmt: skip
 
 
 def _restart(group: str, what: str, restart: Restart) -> list[Figure]:
     return [
         _share(group, f"{what}: calls that went on", restart.kept, restart.calls),
-        Figure(
-            group, "  gaps in what the agents said (sum for each call)", tuple(restart.gaps_s), (Target(WORST, 0.0),)
-        ),
-        Figure(group, "  holes in what the agents heard", (restart.frames_lost,), (Target(WORST, 0.0),), unit=""),
+        Figure(group, "  gaps in what the agents said (sum for each call)", tuple(restart.gaps_s), targets.NONE_LOST),
+        Figure(group, "  holes in what the agents heard", (restart.frames_lost,), targets.NONE_LOST, unit=""),
         *([Figure(group, "  killed → the next call served", (restart.back_s,))] if restart.back_s else []),
     ]
 
@@ -128,14 +120,14 @@ def _overload(results: Results, ready: int) -> list[Figure]:
     return [
         _share(group, "served, or told why not", burst.served + burst.turned_away, burst.calls,
                f"{burst.served} served, {burst.held} of them held before, {burst.turned_away} turned away"),
-        Figure(group, "upgrade accepted → first media, served at once", tuple(burst.first_s), (Target(P99, 0.1),)),
+        Figure(group, "upgrade accepted → first media, served at once", tuple(burst.first_s), targets.FIRST_MEDIA_OF_A_BURST),
         Figure(group, "gaps in what other agents said meanwhile", tuple(burst.live_gaps_s)),
     ]  # fmt: skip
 
 
 def _share(group: str, name: str, count: int, of: int, note: str = "") -> Figure:
     share = (count / of,) if of else ()
-    return Figure(group, name, share, (Target(P50, 1.0, least=True),), unit="%", note=note or f"{count} of {of}")
+    return Figure(group, name, share, targets.EVERY_CALL, unit="%", note=note or f"{count} of {of}")
 
 
 def _workers(results: Results, ready: int, few: int) -> list[Figure]:
@@ -145,7 +137,7 @@ def _workers(results: Results, ready: int, few: int) -> list[Figure]:
             group,
             "fork → READY, 2 at once, seen by the pool (upper edges)",
             tuple(results.build_edges),
-            (Target(P99, 0.4),),
+            targets.BUILD,
         ),
         Figure(group, "fork → READY, 2 at once, in the worker", tuple(results.build_s)),
         Figure(group, "fork → READY of replacements, with calls up", tuple(results.refill_edges)),
@@ -153,7 +145,9 @@ def _workers(results: Results, ready: int, few: int) -> list[Figure]:
     for memory, count in ((results.few, few), (results.many, ready)):
         if memory is not None:
             sizes = tuple(float(size) for size in memory.workers)
-            lines.append(Figure(group, f"USS of a ready worker, {count} ready", sizes, (Target(P99, 60e6),), unit="MB"))
+            lines.append(
+                Figure(group, f"USS of a ready worker, {count} ready", sizes, targets.READY_WORKER_BYTES, unit="MB")
+            )
     if results.many is not None:
         lines += [
             Figure(group, f"USS of the {name}, {ready} ready", (float(size),), unit="MB")
@@ -169,27 +163,27 @@ def _workers(results: Results, ready: int, few: int) -> list[Figure]:
 
 
 def _of(
-    group: str, name: str, calls: Sequence[Measured], read: Callable[[Measured], float | None], *targets: Target
+    group: str, name: str, calls: Sequence[Measured], read: Callable[[Measured], float | None], *limits: Target
 ) -> Figure:
-    return _plain(group, name, [read(one) for one in calls], *targets)
+    return _plain(group, name, [read(one) for one in calls], *limits)
 
 
-def _plain(group: str, name: str, values: Iterable[float | None], *targets: Target) -> Figure:
+def _plain(group: str, name: str, values: Iterable[float | None], *limits: Target) -> Figure:
     all_of_them = list(values)
     known = tuple(value for value in all_of_them if value is not None)
-    return Figure(group, name, known, targets, missing=len(all_of_them) - len(known))
+    return Figure(group, name, known, limits, missing=len(all_of_them) - len(known))
 
 
-def _first_media(group: str, calls: Sequence[Measured], pause: str, *targets: Target) -> list[Figure]:
+def _first_media(group: str, calls: Sequence[Measured], pause: str, *limits: Target) -> list[Figure]:
     return [
-        _of(group, f"upgrade accepted → first media, {pause}", calls, lambda one: one.upgrade_to_media, *targets),
+        _of(group, f"upgrade accepted → first media, {pause}", calls, lambda one: one.upgrade_to_media, *limits),
         _of(group, f"  upgrade written → first media, {pause}", calls, lambda one: one.dialled_to_media),
         _of(group, f"  start → first media in the worker, {pause}", calls, _timing("start_to_first_media_s")),
     ]
 
 
-def _ready(group: str, name: str, calls: Sequence[Measured], limit: float) -> Figure:
-    return _of(group, name, calls, _timing("agent_ready_s"), Target(P99, limit))
+def _ready(group: str, name: str, calls: Sequence[Measured], *limits: Target) -> Figure:
+    return _of(group, name, calls, _timing("agent_ready_s"), *limits)
 
 
 def _gaps(group: str, calls: Sequence[Measured]) -> Figure:

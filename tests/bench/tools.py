@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from shared.agents import McpServer
-from tests.bench.figures import Figure, Target
+from tests.bench import targets
+from tests.bench.figures import Figure
 from tests.postgres import Postgres, PostgresDatabase
 from tests.standins.process import ROOT, running
 from tests.tool_host import CALL, HostProcess, Worker, running_host, standin
@@ -78,7 +79,7 @@ def figures(trips: Trips) -> list[Figure]:
     won = float(sum(trips.one_slot))
     crowd = len(trips.one_slot)
     return [
-        Figure(GROUP, "worker becomes the agent of a call, 33 tools", tuple(trips.becoming), (Target(0.99, 0.005),)),
+        Figure(GROUP, "worker becomes the agent of a call, 33 tools", tuple(trips.becoming), targets.BECOMING),
         Figure(GROUP, "request and answer of the tool host, no tool behind it", tuple(trips.nothing)),
         Figure(GROUP, "get_customer_by_phone, worker to PostgreSQL and back", tuple(trips.reading)),
         Figure(GROUP, "book_appointment, worker to PostgreSQL and back", tuple(trips.booking)),
@@ -86,7 +87,7 @@ def figures(trips: Trips) -> list[Figure]:
             GROUP,
             f"{crowd} callers at once want one slot: have it",
             (won,),
-            (Target(1.0, 1.0), Target(1.0, 1.0, least=True)),
+            targets.ONE_SLOT,
             unit="",
         ),
         Figure(GROUP, "tool of an MCP server over stdio", tuple(trips.stdio)),
