@@ -42,7 +42,8 @@ class Child:
 def problems() -> list[str]:
     """Check the settings of all three processes; one line per problem, each once."""
     from shared.errors import SettingsError  # here, so that a missing package is said in one line by `main`
-    from shared.settings import Process, load
+    from shared.processes import Process
+    from shared.settings import load
 
     found: list[str] = []
     for process in Process:

@@ -19,7 +19,8 @@ from shared import logs, redis_door, rlimits
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
 from shared.holdline import SharedHoldLine
-from shared.settings import Process, Settings, load, refuse
+from shared.processes import Process
+from shared.settings import Settings, load, refuse
 from shared.traces import traces_of
 
 log = logs.get(__name__)

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from shared.calls import EndReason
+from shared.turns import Turns
 
 DEFAULT_AGENT: Final = "default"
 
@@ -26,6 +27,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `GREETING_AUDIO_CLIP`. `voice` is the provider's voice id, empty for the setting.
     `still_there` is what a silent caller is asked, empty for the usual question in the agent's language.
     `looking` is what a caller hears whose tool takes long, empty for the usual words.
+    `turns` is how it takes turns with its caller (`shared.turns`).
     `tools` names what the model may ever have, empty for everything there is; `stage` how much of it in the beginning.
     What is offered by a rule of its own needs no name there: `transfer_call` (with a `transfer_number`), `more_tools` (before
     the last stage), and the tools of the MCP servers in `mcp`, of each all unless `tools` names some of them.
@@ -45,6 +47,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
     language: str = "en"
     voice: str = ""
+    stt: str = ""
+    tts: str = ""
+    model: str = ""
+    turns: Turns = Turns()
     greeting: str = ""
     greeting_clip: str = ""
     still_there: str = ""

@@ -12,6 +12,8 @@ import msgspec
 
 from shared import hours, variables
 from shared.agents import Agent, McpServer
+from shared.processes import SPEECH_PROVIDERS
+from shared.turns import Turns
 
 MAX_AGENT_BYTES: Final = 48 * 1024
 """As JSON: a profile travels in messages of at most 64 KiB, beside the call."""
@@ -21,6 +23,16 @@ NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 LANGUAGE: Final = re.compile(r"[a-z]{2}(-[A-Z]{2})?", re.ASCII)
 CALENDAR: Final = re.compile(r"[\w .-]{1,64}")
 DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+TURN_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "start": (0.032, 2),
+    "stop": (0.032, 5),
+    "confidence": (0.05, 1),
+    "min_volume": (0, 1),
+    "patience": (0.2, 30),
+    "min_words": (0, 20),
+}
+"""The least and the most. The voice detector looks every 32 ms."""
 
 SLOT_MINUTES: Final = (5, 480)
 MOST_TIMEOUT_S: Final = 120.0
@@ -48,10 +60,23 @@ def agent_problems(agent: Agent) -> Iterator[Problem]:
         yield "slot_minutes", f"must be {SLOT_MINUTES[0]} to {SLOT_MINUTES[1]}"
     if not _is_zone(agent.timezone):
         yield "timezone", f"there is no time zone called {short(agent.timezone)}"
+    for field in ("stt", "tts"):
+        if getattr(agent, field) and getattr(agent, field) not in SPEECH_PROVIDERS:
+            yield field, f"{short(getattr(agent, field))} is none of {', '.join(SPEECH_PROVIDERS)}"
+    yield from _turn_problems(agent.turns)
     yield from _hours_problems(agent)
     size = len(msgspec.json.encode(agent))
     if size > MAX_AGENT_BYTES:
         yield "prompt", f"makes the agent {size} bytes long; at most {MAX_AGENT_BYTES} fit into a message"
+
+
+def _turn_problems(turns: Turns) -> Iterator[Problem]:
+    for field, (least, most) in TURN_LIMITS.items():
+        value = getattr(turns, field)
+        if not least <= value <= most:  # nan is neither
+            yield f"turns: {field}", f"must be {least:g} to {most:g}"
+    if turns.patience < turns.stop:
+        yield "turns: patience", "must not be below turns.stop"
 
 
 def _hours_problems(agent: Agent) -> Iterator[Problem]:

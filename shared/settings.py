@@ -10,7 +10,6 @@ import ipaddress
 import os
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,6 +20,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared import logs
 from shared.errors import OffhookError, SettingsError
 from shared.letters import TWILIO_TIMEOUT_S
+from shared.processes import (
+    FOR_MESSAGES,
+    FOR_SPEECH,
+    FOR_VOICES,
+    NOTHING,
+    REQUIRED,
+    SPEECH_PROVIDERS,
+    WITHHELD,
+    Process,
+)
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
 
@@ -31,67 +40,6 @@ Text = Annotated[str, _stripped]
 Secret = Annotated[SecretStr, _stripped]
 """Stripped too: a file's last newline is in no key, and a key of blanks is one that anybody can guess."""
 
-
-class Process(StrEnum):
-    """Who loads the settings; each needs others."""
-
-    ROUTER = "router"
-    POOL = "pool"
-    ZYGOTE = "zygote"  # and the workers it forks
-    TOOL_HOST = "tool_host"
-    MCP_SERVER = "mcp_server"
-    PREFETCHER = "prefetcher"
-
-
-REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
-    Process.ROUTER: ("PUBLIC_BASE_URL",),
-    Process.POOL: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
-    Process.ZYGOTE: ("OPENAI_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"),
-    Process.TOOL_HOST: (),
-    Process.MCP_SERVER: (),
-    Process.PREFETCHER: (),
-}
-
-WITHHELD: Final[dict[Process, frozenset[str]]] = {
-    Process.ZYGOTE: frozenset(
-        {
-            "supabase_secret_key",
-            "twilio_auth_token",
-            "ticket_key",
-            "console_token",
-            "mcp_token",
-            "records_webhook_secret",
-        }
-    ),
-    Process.TOOL_HOST: frozenset(
-        {
-            "openai_api_key",
-            "cartesia_api_key",
-            "twilio_auth_token",
-            "ticket_key",
-            "console_token",
-            "mcp_token",
-            "records_webhook_secret",
-        }
-    ),
-    Process.MCP_SERVER: frozenset(
-        {
-            "openai_api_key",
-            "cartesia_api_key",
-            "twilio_auth_token",
-            "ticket_key",
-            "console_token",
-            "records_webhook_secret",
-        }
-    ),
-}
-"""What a child of the pool must not know, by field: workers run custom tools, and the host speaks to MCP servers."""
-
-NOTHING: Final = "withheld"
-"""Stands for a secret that is withheld, so that what must be beside it may stay."""
-
-FOR_MESSAGES: Final = ("PUBLIC_BASE_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
-"""What the prefetchers need beside `WHATSAPP_FROM`: who sends, and where Twilio reports what became of a message."""
 
 NOT_BUILT_YET: Final = ("EAGER_TOOL_LOADING", "DIRECT_GREETING_INJECTION", "PARALLEL_CONTEXT_PREFETCH")
 """The rollback switches: the old behaviour they bring back is not built, so `false` must not be accepted silently."""
@@ -119,15 +67,26 @@ class Settings(BaseSettings):
     openai_api_key: Secret = SecretStr("")
     openai_base_url: Text = "https://api.openai.com/v1"
     openai_model: Text = "gpt-4.1"
+    openai_prompt_cache_key: Text = Field(default="auto", pattern=r"^(auto|always|never)$")
+    openai_cache_warmup: bool = False
     cartesia_api_key: Secret = SecretStr("")
     cartesia_tts_url: Text = "wss://api.cartesia.ai/tts/websocket"
     cartesia_stt_url: Text = "wss://api.cartesia.ai"
     cartesia_voice_id: Text = ""
     cartesia_tts_model: Text = "sonic-3.5"
+    cartesia_tts_buffer_ms: int = Field(default=100, ge=0, le=5000)
     cartesia_stt_model: Text = "ink-whisper"
     cartesia_stt_language: Text = ""
     stt_provider: Text = "cartesia"
     tts_provider: Text = "cartesia"
+    elevenlabs_api_key: Secret = SecretStr("")
+    elevenlabs_url: Text = "https://api.elevenlabs.io"
+    elevenlabs_voice_id: Text = ""
+    elevenlabs_tts_model: Text = "eleven_flash_v2_5"
+    elevenlabs_stt_model: Text = "scribe_v2_realtime"
+    openai_stt_model: Text = "gpt-4o-mini-transcribe"
+    openai_tts_model: Text = "gpt-4o-mini-tts"
+    openai_tts_voice: Text = "coral"
     tts_max_connections: int = Field(default=0, ge=0)
     stt_max_connections: int = Field(default=0, ge=0)
 
@@ -197,11 +156,11 @@ class Settings(BaseSettings):
     @field_validator("stt_provider", "tts_provider")
     @classmethod
     def _provider(cls, value: str) -> str:
-        if value != "cartesia":
-            raise ValueError("only cartesia is built so far")
+        if value not in SPEECH_PROVIDERS:
+            raise ValueError(f"must be one of {', '.join(SPEECH_PROVIDERS)}")
         return value
 
-    @field_validator("supabase_url", "openai_base_url", "twilio_api_base_url", "records_webhook_url")
+    @field_validator("supabase_url", "openai_base_url", "elevenlabs_url", "twilio_api_base_url", "records_webhook_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
@@ -311,7 +270,8 @@ def load(process: Process, **overrides: Any) -> Settings:
         settings = Settings(**overrides | dict.fromkeys(withheld, NOTHING))  # a `.env` has them as well
     except ValidationError as error:
         raise SettingsError("\n".join(_lines(error))) from None
-    missing = [name for name in REQUIRED[process] if not _text(getattr(settings, name.lower()))]
+    required = [*REQUIRED[process], *(_speech(settings) if process in {Process.POOL, Process.ZYGOTE} else ())]
+    missing = [name for name in dict.fromkeys(required) if not _text(getattr(settings, name.lower()))]
     if process is Process.ROUTER and not settings.ticket_secret:
         missing.append("TWILIO_AUTH_TOKEN")
     if process is Process.ROUTER and settings.twilio_validate_signatures and "TWILIO_AUTH_TOKEN" not in missing:
@@ -322,6 +282,13 @@ def load(process: Process, **overrides: Any) -> Settings:
         raise SettingsError("\n".join(f"{name}: missing" for name in missing))
     logs.hide(*(secret for secret in _secrets(settings) if secret != NOTHING))
     return settings
+
+
+def _speech(settings: Settings) -> Iterator[str]:
+    """Name what the chosen ear and voice cannot do without."""
+    yield from FOR_SPEECH[settings.stt_provider]
+    yield from FOR_SPEECH[settings.tts_provider]
+    yield from FOR_VOICES[settings.tts_provider]
 
 
 def environment(process: Process) -> dict[str, str]:

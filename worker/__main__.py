@@ -11,7 +11,7 @@ from typing import Final
 from shared import logs, rlimits, settings
 from shared.errors import OffhookError
 from shared.metrics import registry
-from shared.settings import Process
+from shared.processes import Process
 from shared.workers import PoolId
 from worker.pool import door, http
 from worker.pool.checking import check, warn

@@ -21,7 +21,8 @@ from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import registry
 from shared.metrics_prefetch import PrefetchMetrics
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from worker.prefetcher_report import DeadLetters, MessageTried, Observation, read
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Final
 from shared import letters, logs, settings
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from worker.prefetcher_rq import Threads, quiet_rq
 
 IDLE_STOP_S: Final = 1.0

@@ -25,7 +25,8 @@ from rq.serializers import JSONSerializer
 from shared import letters, phones, redis_door, settings
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from worker.forgetting import Database, Forgetting
 from worker.jobs.lookup import CustomerLookup, LookupFailed
 from worker.record_jobs import RETRY_S, dead_on

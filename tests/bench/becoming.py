@@ -69,7 +69,7 @@ async def main() -> None:
     for number in range(ROUNDS):
         scribe = Scribe(lambda _message: None)
         hooks = Hooks(lambda _resource, _why: None, lambda _stage, _seconds: None)
-        pipeline = AgentPipeline(settings, loaded.models, loaded.tools, hooks, scribe)
+        pipeline = AgentPipeline(loaded, hooks, scribe)
         pipeline.reach(Line())
         serving = Serving(settings, loaded.recordings, pipeline, lambda _message: None, scribe)
         agent = agents[number % len(agents)]

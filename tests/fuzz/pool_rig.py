@@ -31,7 +31,8 @@ from shared.agents import Agent, Agents
 from shared.channel import close_all, receive_datagram
 from shared.framing import TO_WORKER, encode
 from shared.messages import Alive, Bind, Forked, ForkRefused, Message, WarmFailed
-from shared.settings import Process, load
+from shared.processes import Process
+from shared.settings import load
 from shared.workers import PoolId, WorkerId
 from tests.fakes import FakeReadiness, FakeRecords, HandClock
 from worker.pool import door, nursery

@@ -19,7 +19,8 @@ from router.serving import listen, server
 from router.twilio import MessageReport
 from shared.calls import CallSid, EndReason, IncomingCall
 from shared.holdline import HoldLine, NoHoldLine
-from shared.settings import Process, Settings, load
+from shared.processes import Process
+from shared.settings import Settings, load
 from shared.ticket import Ticket, TicketOffice
 from shared.traces import Traces
 

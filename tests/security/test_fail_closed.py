@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from router.parts import Outside, assemble
 from router.serving import listen
 from shared.errors import SettingsError
-from shared.settings import Process, Settings, load
+from shared.processes import Process
+from shared.settings import Settings, load
 from shared.ticket import Ticket
 from shared.traces import Traces
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from shared import logs
 from shared.errors import ClipError, SettingsError
 from shared.letters import TWILIO_TIMEOUT_S
-from shared.settings import ASSETS, NOT_BUILT_YET, NOTHING, WITHHELD, Process, Settings, load, refuse
+from shared.processes import NOTHING, WITHHELD, Process
+from shared.settings import ASSETS, NOT_BUILT_YET, Settings, load, refuse
 from shared.settings import environment as environment_of
 
 ROUTER = {"PUBLIC_BASE_URL": "https://voice.example.com", "TWILIO_AUTH_TOKEN": "twilio-secret"}

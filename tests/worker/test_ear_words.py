@@ -4,7 +4,7 @@ from pipecat.frames.frames import TranscriptionFrame
 from pydantic import SecretStr
 
 from shared.settings import Settings
-from worker.providers.cartesia_stt import BYTES_PER_S, ParkedCartesiaSTT
+from worker.providers.cartesia_stt import BYTES_PER_S, CartesiaEar
 from worker.providers.unheard import QUIET_S, Unheard
 
 FRAME = bytes(BYTES_PER_S // 50)
@@ -12,7 +12,7 @@ FRAME = bytes(BYTES_PER_S // 50)
 
 async def test_an_interruption_takes_no_final_transcript_back() -> None:
     """A caller who speaks over the greeting interrupts it; a starved pipeline deals with that after the words came."""
-    ear = ParkedCartesiaSTT(Settings(cartesia_api_key=SecretStr("made-up"), _env_file=None))
+    ear = CartesiaEar(Settings(cartesia_api_key=SecretStr("made-up"), _env_file=None))
     words = TranscriptionFrame("My favourite colour is purple.", "", "")
     assert words.interruptible
     await ear.push_frame(words)

@@ -5,11 +5,9 @@ import time
 
 import pytest
 from pipecat.frames.frames import (
-    InputAudioRawFrame,
     InterruptionFrame,
     LLMContextFrame,
     LLMTextFrame,
-    TTSSpeakFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
@@ -103,7 +101,7 @@ def test_a_completion_nobody_spoke_before_has_no_total() -> None:
 def gate(timeout_s: float = LONG_S, reports: Reports | None = None) -> tuple[FirstAnswerGate, asyncio.Queue[str]]:
     """Make a gate, and the journal it writes to."""
     journal: asyncio.Queue[str] = asyncio.Queue()
-    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait, lambda *_voice: None), journal
+    return FirstAnswerGate(timeout_s, (reports or Reports()).clock, journal.put_nowait), journal
 
 
 async def read(journal: asyncio.Queue[str]) -> str:
@@ -198,26 +196,6 @@ async def test_what_a_predecessor_has_journaled_is_not_journaled_again_even_when
         await rig.send(LLMContextFrame(context))
         await rig.until(LLMContextFrame)
     assert [journal.get_nowait() for _ in range(journal.qsize())] == ["two"]
-
-
-async def test_the_callers_voice_is_told_when_it_begins_and_ceases() -> None:
-    voice: list[tuple[bool, int]] = []
-    held = FirstAnswerGate(LONG_S, Reports().clock, lambda _text: None, lambda *told: voice.append(told))
-    audio = InputAudioRawFrame(audio=bytes(640), sample_rate=8000, num_channels=1)
-    async with piped(held) as rig:
-        await rig.send(audio, VADUserStartedSpeakingFrame(), audio, VADUserStoppedSpeakingFrame())
-        await rig.until(VADUserStoppedSpeakingFrame)
-    assert [speaking for speaking, _ in voice] == [True, False]
-    assert voice[0][1] <= voice[1][1] <= 640, "with how much of the audio, as mu-law, had been seen by then"
-
-
-async def test_the_callers_audio_ends_at_the_gate_and_everything_else_passes() -> None:
-    held, _ = gate()
-    async with piped(held) as rig:
-        audio = InputAudioRawFrame(audio=bytes(320), sample_rate=8000, num_channels=1)
-        await rig.send(audio, TTSSpeakFrame("hi"), audio, VADUserStartedSpeakingFrame())
-        passed = await rig.until(TTSSpeakFrame)
-        assert of_kind(passed, InputAudioRawFrame) == []
 
 
 async def test_the_turn_begins_where_the_speech_ended_and_not_where_that_was_noticed() -> None:

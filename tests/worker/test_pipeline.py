@@ -14,7 +14,8 @@ from shared.messages import Entry, Message
 from shared.settings import Settings
 from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without the warnings it gives itself
 from worker.call.memory import BROKEN_OFF, CANCELLED, UNKNOWN_OUTCOME, Asked, Memory
-from worker.call.pipeline import AgentPipeline, Hooks, load_models
+from worker.call.models import load_models
+from worker.call.pipeline import AgentPipeline, Hooks, Kit
 from worker.call.scribe import Scribe
 from worker.tools.registry import Outcome, Tool, ToolCall
 
@@ -51,7 +52,7 @@ class Rig:
         settings = Settings(_env_file=None, cartesia_api_key=key, openai_api_key=key, cartesia_voice_id="v")
         tools = {"book": Tool("book", "Book a table.", self._run, **tool)}
         hooks = Hooks(lambda _resource, _why: None, lambda _stage, _seconds: None)
-        self.pipeline = AgentPipeline(settings, load_models(), tools, hooks, Scribe(self.told.append))
+        self.pipeline = AgentPipeline(Kit(settings, load_models(), tools), hooks, Scribe(self.told.append))
         self.pipeline.prepare(Agent(tools=("book",)), Session())
         monkeypatch.setattr(self.pipeline, "answer", self._answer)
 

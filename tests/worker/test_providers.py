@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from openai import APIStatusError, AuthenticationError, RateLimitError
 from pipecat.adapters.llm.schemas.function_schema import FunctionSchema
 from pipecat.frames.frames import (
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
     LLMContextFrame,
     LLMFullResponseEndFrame,
@@ -25,7 +24,6 @@ from pipecat.frames.frames import (
     TTSAudioRawFrame,
     TTSSpeakFrame,
     TTSStoppedFrame,
-    VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.llm_service import FunctionCallParams
@@ -42,8 +40,9 @@ from tests.standins import modem
 from tests.standins.pipecat_rig import RATE_HZ, Rig, frames_of, of_kind, piped
 from tests.standins.process import ROOT, Standin, running
 from worker.call.transport import PARAMS
-from worker.providers.cartesia_stt import ParkedCartesiaSTT
-from worker.providers.cartesia_tts import PIECE_S, ParkedCartesiaTTS
+from worker.providers.cartesia_stt import CartesiaEar
+from worker.providers.cartesia_tts import PIECE_S, CartesiaVoice
+from worker.providers.interface import TranscriptEnd
 from worker.providers.languages import base_language, language_name
 from worker.providers.openai_llm import WarmOpenAILLM, prompt, retry_after_s, setback_of
 from worker.providers.retry import Trouble
@@ -89,7 +88,7 @@ class Voice:
     def __init__(self, port: int) -> None:
         self.lost: list[str] = []
         self.words: list[tuple[str, float]] = []
-        self.tts = ParkedCartesiaTTS(cartesia_settings(port), self.lost.append)
+        self.tts = CartesiaVoice(cartesia_settings(port), self.lost.append)
         self.tts.on_word = lambda _context, word, start_s: self.words.append((word, start_s))
 
     async def says(self, rig: Rig, text: str) -> bytes:
@@ -176,7 +175,7 @@ async def test_a_voice_that_was_lost_just_before_its_call_came_speaks_in_it() ->
             assert len(await voice.says(rig, "Here I am.")) > 0
 
 
-def noted(tts: ParkedCartesiaTTS, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+def noted(tts: CartesiaVoice, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Give an event that is set when the voice is asked for a sentence and has done its first step."""
     asked = asyncio.Event()
     speak = tts.run_tts
@@ -271,7 +270,7 @@ def test_lost_sound_is_filled_up_to_what_the_transport_plays_at_once() -> None:
 async def test_a_sentence_that_was_interrupted_is_no_longer_waited_for() -> None:
     async with cartesia(stall_tts=True) as standin:
         trouble = Trouble(Resource.TTS)
-        tts = ParkedCartesiaTTS(cartesia_settings(standin.port), lambda _why: None, trouble)
+        tts = CartesiaVoice(cartesia_settings(standin.port), lambda _why: None, trouble)
         async with piped(tts) as rig:
             tts.serve()
             await rig.send(TTSSpeakFrame("Nobody hears this."))
@@ -303,9 +302,19 @@ async def until_quiet(standin: Standin) -> None:
 # --- the ear ----------------------------------------------------------------------------------------------------------
 
 
-def recording(name: str) -> list[InputAudioRawFrame]:
-    """Give a recording as 20 ms frames, with silence around it."""
-    return frames_of(bytes(3200) + audioop.ulaw2lin(load_clip(SPEECH / f"{name}.ulaw").audio, 2) + bytes(3200))
+def recording(name: str) -> list[bytes]:
+    """Give a recording in pieces of 20 ms, with silence around it."""
+    pcm = bytes(3200) + audioop.ulaw2lin(load_clip(SPEECH / f"{name}.ulaw").audio, 2) + bytes(3200)
+    return [frame.audio for frame in frames_of(pcm)]
+
+
+def say(stt: CartesiaEar, pieces: Iterable[bytes], *, to_the_end: bool = True) -> None:
+    """Let an ear hear pieces of speech, and its end."""
+    stt.speech_began()
+    for pcm in pieces:
+        stt.hear(pcm)
+    if to_the_end:
+        stt.speech_ended()
 
 
 async def transcript(rig: Rig) -> str:
@@ -315,7 +324,7 @@ async def transcript(rig: Rig) -> str:
 
 async def test_the_ear_connects_only_when_it_is_opened_and_in_the_agents_language() -> None:
     async with cartesia(lexicon=SPEECH) as standin:
-        stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
+        stt = CartesiaEar(cartesia_settings(standin.port))
         async with piped(stt) as rig:
             assert not stt.warm()
             assert (await counters(standin)).get("stt_opened", 0) == 0
@@ -323,7 +332,7 @@ async def test_the_ear_connects_only_when_it_is_opened_and_in_the_agents_languag
             assert stt.warm()
             (opened,) = [entry for entry in (await standin.state())["log"] if entry["kind"] == "stt_open"]
             assert opened["query"]["language"] == "pt"
-            await rig.send(*recording("pt-code"), VADUserStoppedSpeakingFrame())
+            say(stt, recording("pt-code"))
             assert await transcript(rig)
         assert not stt.warm()
 
@@ -331,7 +340,7 @@ async def test_the_ear_connects_only_when_it_is_opened_and_in_the_agents_languag
 async def test_the_language_of_the_settings_goes_before_the_agents() -> None:
     async with cartesia() as standin:
         chosen = cartesia_settings(standin.port).model_copy(update={"cartesia_stt_language": "es"})
-        stt = ParkedCartesiaSTT(chosen)
+        stt = CartesiaEar(chosen)
         async with piped(stt):
             await stt.open(Agent(language="pt-BR"))
             (opened,) = [entry for entry in (await standin.state())["log"] if entry["kind"] == "stt_open"]
@@ -339,10 +348,10 @@ async def test_the_language_of_the_settings_goes_before_the_agents() -> None:
 
 
 @asynccontextmanager
-async def connecting_ear() -> AsyncIterator[tuple[ParkedCartesiaSTT, Rig, asyncio.Task[None]]]:
+async def connecting_ear() -> AsyncIterator[tuple[CartesiaEar, Rig, asyncio.Task[None]]]:
     """Give an ear that is still connecting, where it hears from, and the task that connects it."""
     async with cartesia(lexicon=SPEECH, connect_ms=300) as standin:
-        stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
+        stt = CartesiaEar(cartesia_settings(standin.port))
         async with piped(stt) as rig:
             opening = asyncio.create_task(stt.open(Agent()))
             await eventually(lambda: stt._receive_task is not None)
@@ -352,37 +361,53 @@ async def connecting_ear() -> AsyncIterator[tuple[ParkedCartesiaSTT, Rig, asynci
 async def test_speech_during_the_connecting_arrives_whole_and_in_order() -> None:
     async with connecting_ear() as (stt, rig, opening):
         frames = recording("what-time")
-        await rig.send(*frames[: len(frames) // 2])
-        await eventually(lambda: len(stt._unheard._pieces) > 0)
+        say(stt, frames[: len(frames) // 2], to_the_end=False)
         await opening
-        await rig.send(*frames[len(frames) // 2 :])
-        await eventually(lambda: rig_is_idle(stt))
-        await rig.send(VADUserStoppedSpeakingFrame())
+        say(stt, frames[len(frames) // 2 :])
         assert await transcript(rig) == "What time is it please?"
 
 
 async def test_someone_who_spoke_and_fell_silent_during_the_connecting_is_understood() -> None:
     async with connecting_ear() as (stt, rig, opening):
-        frames = recording("yes")
-        await rig.send(*frames)
-        await eventually(lambda: len(stt._unheard._pieces) == len(frames))
-        await rig.send(VADUserStoppedSpeakingFrame())
-        await rig.until(VADUserStoppedSpeakingFrame)
+        say(stt, recording("yes"))
         await opening
         assert await transcript(rig)
 
 
 async def test_an_ear_that_cannot_connect_is_not_warm_and_costs_no_error() -> None:
     async with cartesia(refuse_status=503) as standin:
-        stt = ParkedCartesiaSTT(cartesia_settings(standin.port))
+        stt = CartesiaEar(cartesia_settings(standin.port))
         async with piped(stt):
             await stt.open(Agent())
             assert not stt.warm()
 
 
-def rig_is_idle(stt: ParkedCartesiaSTT) -> bool:
-    """Say whether the service has taken everything that was sent to it."""
-    return bool(stt._FrameProcessor__input_queue.empty() and stt._FrameProcessor__process_queue.empty())  # type: ignore[attr-defined] # its names are mangled
+async def test_the_ear_says_when_no_other_word_will_come() -> None:
+    async with cartesia(lexicon=SPEECH) as standin:
+        stt = CartesiaEar(cartesia_settings(standin.port))
+        async with piped(stt) as rig:
+            await stt.open(Agent())
+            say(stt, recording("what-time"))
+            frames = await rig.until(TranscriptEnd)
+            assert [frame.text for frame in of_kind(frames, TranscriptionFrame)] == ["What time is it please?"]
+            say(stt, [bytes(320)] * 20)
+            frames = await rig.until(TranscriptEnd)  # noise: no words, and that is said as well
+            assert of_kind(frames, TranscriptionFrame) == []
+
+
+async def test_the_ear_does_not_say_so_while_the_caller_speaks_on() -> None:
+    async with cartesia(lexicon=SPEECH, stt_final_ms=300) as standin:
+        stt = CartesiaEar(cartesia_settings(standin.port))
+        async with piped(stt) as rig:
+            await stt.open(Agent())
+            say(stt, recording("what-time"))
+            say(stt, recording("yes"), to_the_end=False)
+            frames = await rig.until(TranscriptionFrame)
+            stt.speech_ended()
+            frames += await rig.until(TranscriptEnd)
+            assert [type(frame) for frame in frames if isinstance(frame, TranscriptionFrame | TranscriptEnd)] == [
+                TranscriptionFrame, TranscriptionFrame, TranscriptEnd,
+            ]  # fmt: skip
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

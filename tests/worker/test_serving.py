@@ -91,7 +91,7 @@ class FakeOutput:
         self.playout.clear(time.monotonic())
 
 
-class FakeInput:
+class FakeListener:
     """Ears that remember."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class FakePipeline:
     """An agent that only remembers."""
 
     def __init__(self) -> None:
-        self.input = FakeInput()
+        self.listener = FakeListener()
         self.output = FakeOutput()
         self.quiet = asyncio.Event()
         self.quiet.set()
@@ -240,9 +240,9 @@ class Call:
     async def hear(self, count: int) -> None:
         """Wait until the agent heard this many bytes."""
         async with asyncio.timeout(DEADLINE_S):
-            while len(self.pipeline.input.heard) < count:
-                self.pipeline.input.more.clear()
-                await self.pipeline.input.more.wait()
+            while len(self.pipeline.listener.heard) < count:
+                self.pipeline.listener.more.clear()
+                await self.pipeline.listener.more.wait()
 
 
 @dataclass(frozen=True)
@@ -433,7 +433,7 @@ async def test_sound_is_heard_from_start_on_and_not_before() -> None:
         await made.media(b"\x02" * 160)
         await made.media(b"\x03" * 7)
         await made.hear(167)
-        assert bytes(made.pipeline.input.heard) == b"\x02" * 160 + b"\x03" * 7
+        assert bytes(made.pipeline.listener.heard) == b"\x02" * 160 + b"\x03" * 7
 
 
 # --- the middle -------------------------------------------------------------------------------------------------------
@@ -588,7 +588,7 @@ async def test_a_call_may_not_last_for_ever_and_ends_with_a_goodbye_that_is_hear
         made.pipeline.quiet.set()
         name = (await made.receive("mark"))["mark"]["name"]
         assert made.pipeline.hushed == 1
-        assert not made.pipeline.input.heard, "the last word is the agent's"
+        assert not made.pipeline.listener.heard, "the last word is the agent's"
         media = [each for each in made.messages if each["event"] == "media"][greeted:]
         assert sum(len(base64.b64decode(each["media"]["payload"])) for each in media) == 0.4 * RATE
         assert made.all(Ending) == []
@@ -1056,8 +1056,8 @@ async def test_what_was_said_to_the_predecessor_is_heard_before_what_is_said_now
     async with call(recordings=CLIPS, after=After(resume(), LISTENING, tape)) as made:
         await made.media(b"\x07" * 160)
         await made.hear(len(said) + 160)
-        assert bytes(made.pipeline.input.heard) == said + b"\x07" * 160
-        assert max(made.pipeline.input.sizes) <= 160
+        assert bytes(made.pipeline.listener.heard) == said + b"\x07" * 160
+        assert max(made.pipeline.listener.sizes) <= 160
         assert tape.unheard() == said + b"\x07" * 160, "and is kept for the next successor"
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Process, Settings, load
+from shared.processes import Process
+from shared.settings import Settings, load
 from worker.pool.sources import look
 
 

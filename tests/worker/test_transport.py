@@ -11,18 +11,18 @@ from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
-    StartFrame,
     TTSAudioRawFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 
 from tests.standins.pipecat_rig import of_kind, piped
 from worker.call.playout import RATE
 from worker.call.stream import Stream
-from worker.call.transport import LEAD_S, PIECE_BYTES, Input, Output
+from worker.call.transport import LEAD_S, Input, Output
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
@@ -282,33 +282,12 @@ async def test_speech_that_goes_out_directly_is_announced() -> None:
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
-class Ear(Input):
-    """An input that tells when it runs, which is a little after the pipeline has started."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.running = asyncio.Event()
-
-    async def start(self, frame: StartFrame) -> None:
-        """Start and tell."""
-        await super().start(frame)
-        self.running.set()
-
-
-async def test_the_callers_audio_arrives_as_pcm_in_order_in_pieces_of_40_ms_or_more() -> None:
-    ear = Ear()
-    sent = [
-        bytes([value]) * length for value, length in ((0xFF, 160), (0x7F, 1), (0x00, 1600), (0x80, 161), (0x10, 159))
-    ]
-    async with piped(ear) as rig, asyncio.timeout(DEADLINE_S):
-        await ear.running.wait()
-        for piece in sent:
-            ear.hear(piece)
-        heard = [of_kind(await rig.until(InputAudioRawFrame), InputAudioRawFrame)[0] for _ in range(2)]
-    assert [len(frame.audio) for frame in heard] == [2 * (160 + 1 + 1600), 2 * PIECE_BYTES]
-    assert b"".join(frame.audio for frame in heard) == audioop.ulaw2lin(b"".join(sent), 2)
-    assert {(frame.sample_rate, frame.num_channels) for frame in heard} == {(RATE, 1)}
-
-
-def test_audio_before_the_pipeline_runs_is_dropped() -> None:
-    Input().hear(b"\xff" * 160)
+async def test_conclusions_enter_the_pipeline_in_order_also_those_from_before_it_ran() -> None:
+    beginning = Input()
+    beginning.conclude(VADUserStartedSpeakingFrame())
+    async with piped(beginning) as rig, asyncio.timeout(DEADLINE_S):
+        await rig.until(VADUserStartedSpeakingFrame)
+        beginning.conclude(VADUserStoppedSpeakingFrame())
+        beginning.conclude(VADUserStartedSpeakingFrame())
+        frames = await rig.until(VADUserStartedSpeakingFrame)
+    assert isinstance(frames[-2], VADUserStoppedSpeakingFrame)

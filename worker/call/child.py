@@ -51,8 +51,9 @@ from shared.workers import Resource, WorkerId
 from worker.call.customer import local, render
 from worker.call.greeting import Recording, greeting_for, record
 from worker.call.memory import remember
+from worker.call.models import load_models
 from worker.call.orphan import STORE_WAIT_S, Orphan
-from worker.call.pipeline import AgentPipeline, Hooks, Models, load_models, log_pipecat
+from worker.call.pipeline import AgentPipeline, Hooks, Kit, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.scribe import Scribe
 from worker.call.serving import Serving
@@ -61,9 +62,10 @@ from worker.call.tape import Tape
 from worker.call.tasks import Tasks
 from worker.call.toolline import HostLine
 from worker.call.trouble import CallSide
+from worker.providers import chosen
 from worker.tools.builtin import BUILT_IN
 from worker.tools.custom_folder import load_custom
-from worker.tools.registry import Tool, by_name
+from worker.tools.registry import by_name
 from worker.tools.wanted import missing
 
 log = logs.get(__name__)
@@ -80,14 +82,11 @@ STOP_WAIT_S: Final = 1.0
 """How long the providers' goodbyes may take before the process ends anyway."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(Kit):
     """What the zygote has ready for every worker; shared with the forks by copy-on-write. `problems`: what was left out."""
 
-    settings: Settings
-    models: Models
     recordings: Mapping[str, Recording]
-    tools: Mapping[str, Tool]
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -110,7 +109,10 @@ def load(settings: Settings) -> Loaded:
     problems = (*custom.problems, *missing(agents, tools))
     for tool in tools.values():
         tool.schema()  # written once, here
-    loaded = Loaded(settings, load_models(), recordings, tools, problems)
+    chosen.load(settings, agents)
+    loaded = Loaded(
+        settings=settings, models=load_models(), tools=tools, agents=agents, recordings=recordings, problems=problems
+    )
     rehearse_words(loaded.usual_greeting)
     return loaded
 
@@ -176,7 +178,7 @@ class _Child:
         hooks = Hooks(self._provider_lost, self._stage)
         loaded = self._loaded
         try:
-            self._pipeline = AgentPipeline(loaded.settings, loaded.models, loaded.tools, hooks, self._scribe)
+            self._pipeline = AgentPipeline(loaded, hooks, self._scribe)
             self._pipeline.reach(self._line)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell, self._scribe)
             hooks.replied, hooks.voice, hooks.user_said = (
@@ -217,8 +219,8 @@ class _Child:
                 self._bound, self._resumed = True, message.resume is not None
                 self._orphan.serve(message, self._journal)
                 self._note_beginning(message)
-                self._pipeline.begin()
                 self._prepare(message.call, message.agent, message.reserved_at)
+                self._pipeline.begin()  # with the voice of that agent
                 tape = Tape(fds[1]) if len(fds) > 1 else None
                 self._tasks.go(self._serve(message, socket.socket(fileno=fds[0]), tape))
             case Remember():
@@ -352,7 +354,7 @@ class _Child:
             case Observed():
                 self._measure(message)
             case Ending():
-                self._pipeline.stt.report()
+                self._pipeline.ear.report()
             case _:
                 pass
         self._orphan.note(message)

@@ -1,8 +1,7 @@
 """The first-answer gate and the probe behind the model: the two places a turn is watched at.
 
 The gate stands between the user aggregator and the model. It holds the *first* completion until the customer is known,
-at most `PREFETCH_TIMEOUT`, writes every user turn to the journal before its completion is asked for, and is the last
-reader of the caller's audio, which it drops.
+at most `PREFETCH_TIMEOUT`, and writes every user turn to the journal before its completion is asked for.
 """
 
 import asyncio
@@ -11,10 +10,8 @@ from collections.abc import Callable
 
 from pipecat.frames.frames import (
     Frame,
-    InputAudioRawFrame,
     LLMContextFrame,
     LLMTextFrame,
-    VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -61,17 +58,12 @@ class TurnClock:
 class FirstAnswerGate(FrameProcessor):
     """Holds the first completion of a call until `open` was called, at most `timeout_s` seconds.
 
-    `on_user` is given each user turn, `on_voice` whether the caller begins or ceases to speak
-    and how much audio (bytes of mu-law) had been seen by then. An interruption while it waits
-    cancels the wait like any frame; the next completion is then the first.
+    `on_user` is given each user turn. An interruption while it waits cancels the wait like any frame; the next
+    completion is then the first.
     """
 
-    def __init__(
-        self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None], on_voice: Callable[[bool, int], None]
-    ) -> None:
+    def __init__(self, timeout_s: float, clock: TurnClock, on_user: Callable[[str], None]) -> None:
         super().__init__()
-        self._on_voice = on_voice
-        self._seen = 0
         self._timeout_s = timeout_s
         self._clock = clock
         self._on_user = on_user
@@ -92,17 +84,11 @@ class FirstAnswerGate(FrameProcessor):
         self._closed = True
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Pass everything but the caller's audio; hold the first completion."""
+        """Pass everything; hold the first completion."""
         await super().process_frame(frame, direction)
         if direction is FrameDirection.DOWNSTREAM:
             match frame:
-                case InputAudioRawFrame():
-                    self._seen += len(frame.audio) // 2  # 16 bits here, mu-law on the wire
-                    return  # nobody behind reads it, and it would cross every processor to the end
-                case VADUserStartedSpeakingFrame():
-                    self._on_voice(True, self._seen)
                 case VADUserStoppedSpeakingFrame():
-                    self._on_voice(False, self._seen)
                     late = time.time() - frame.timestamp + frame.stop_secs
                     self._clock.speech_ended(time.monotonic() - late)
                 case LLMContextFrame():

@@ -1,21 +1,21 @@
-"""The caller's audio on its way to the pipeline: kept until the pipeline may hear it, and on the tape for a successor."""
+"""The caller's audio on its way to the listener: kept until that may hear it, and on the tape for a successor."""
 
+from worker.call.listener import Listener
 from worker.call.recorder import Recorder
 from worker.call.tape import Tape, pieces
-from worker.call.transport import Input
 
 
 class Hearing:
     """The caller's audio of one call, 8 kHz mono mu-law."""
 
-    def __init__(self, pipeline_input: Input) -> None:
-        self._input = pipeline_input
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
         self._tape: Tape | None = None
         self._early = bytearray()
         self.recorder: Recorder | None = None
         self._keeping = False
         self._listening = False
-        self._first = 0  # where on the tape that begins which the pipeline hears
+        self._first = 0  # where on the tape that begins which the listener hears
 
     def record_on(self, tape: Tape | None) -> None:
         """Write what comes to this tape."""
@@ -32,12 +32,12 @@ class Hearing:
             self._early += self._tape.unheard()
 
     def listen(self) -> None:
-        """Let the pipeline hear, first what was kept: in small pieces, since it looks at the voice once in each."""
+        """Let the agent hear, first what was kept: in small pieces, since the listener looks at the voice once in each."""
         early, self._early = bytes(self._early), bytearray()
         if self._tape is not None:
             self._first = self._tape.position - len(early)
         for piece in pieces(early):
-            self._input.hear(piece)
+            self._listener.hear(piece)
         self._listening = True
 
     def audio(self, ulaw: bytes) -> None:
@@ -47,12 +47,12 @@ class Hearing:
         if self.recorder is not None:
             self.recorder.caller(ulaw)
         if self._listening:
-            self._input.hear(ulaw)
+            self._listener.hear(ulaw)
         elif self._keeping:
             self._early += ulaw
 
-    def voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the pipeline's
-        """Note that the caller began or ceased to speak, when the pipeline had seen so many bytes: it may lag behind."""
+    def voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the listener's
+        """Note that the caller began or ceased to speak, when the listener had heard so many bytes."""
         if self._tape is not None and speaking:
             self._tape.speech_began(self._first + seen)
         elif self._tape is not None:

@@ -10,11 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from loguru import logger as pipecat_log
-from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
-from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.audio.vad.vad_analyzer import VADParams
 from pipecat.frames.frames import (
     InterruptionFrame,
     LLMRunFrame,
@@ -28,7 +24,6 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMUserAggregatorParams,
 )
 from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
-from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
@@ -40,15 +35,18 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
+from worker.call.listener import Listener
 from worker.call.memory import BROKEN_OFF, COME_BACK, Memory, result_messages
+from worker.call.models import Models
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
 from worker.call.toolbox import Line, Toolbox
 from worker.call.transport import Input, Output
 from worker.call.trouble import Troubles
+from worker.call.turns import TurnEnd
 from worker.call.waiting_words import WaitingWords
-from worker.providers.cartesia_stt import ParkedCartesiaSTT
-from worker.providers.cartesia_tts import ParkedCartesiaTTS
+from worker.providers import chosen
+from worker.providers.chosen import processors
 from worker.providers.openai_llm import WarmOpenAILLM
 from worker.tools.registry import Session, Tool
 
@@ -61,20 +59,19 @@ HUSH_S: Final = 1.0
 SETUP_S: Final = 0.02
 """How long the processors take to be set up; the voice's connection is still on its way then, and the models are ours."""
 
-MIN_VOLUME: Final = 0.3
-"""Pipecat's 0.6 is for microphones; telephone speech at -20 dBFS stays below it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """The local models, loaded in the zygote. Every fork has its own copy of their state; the weights are shared."""
-
-    vad: SileroVADAnalyzer
-    turn: LocalSmartTurnAnalyzerV3
-
 
 def _nobody(*_news: object) -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What a pipeline is made of, ready before there is one. `agents` are those it may have to be."""
+
+    settings: Settings
+    models: Models
+    tools: Mapping[str, Tool]
+    agents: tuple[Agent, ...] = ()
 
 
 @dataclass(slots=True)
@@ -86,19 +83,6 @@ class Hooks:
     replied: Callable[[float], None] = _nobody
     voice: Callable[[bool, int], None] = _nobody
     user_said: Callable[[str], None] = _nobody
-
-
-def load_models() -> Models:
-    """Load the models and run each once, without starting a thread: for the zygote."""
-    pipecat_log.remove()
-    vad = SileroVADAnalyzer(sample_rate=RATE, params=VADParams(min_volume=MIN_VOLUME))
-    turn = LocalSmartTurnAnalyzerV3(sample_rate=RATE)
-    vad.set_sample_rate(RATE)
-    turn.set_sample_rate(RATE)
-    vad.voice_confidence(bytes(2 * vad.num_frames_required()))
-    vad._model.reset_states()  # noqa: SLF001 - the rehearsal must leave no trace in a caller's stream
-    turn._predict_endpoint(np.zeros(RATE, dtype=np.float32))  # noqa: SLF001 - as above, without its thread
-    return Models(vad, turn)
 
 
 def log_pipecat() -> None:
@@ -116,13 +100,12 @@ def log_pipecat() -> None:
 class AgentPipeline:
     """The running pipeline of one worker: park it, prepare it for a call, attach the stream."""
 
-    def __init__(
-        self, settings: Settings, models: Models, tools: Mapping[str, Tool], hooks: Hooks, scribe: Scribe
-    ) -> None:
-        self._models = models
+    def __init__(self, kit: Kit, hooks: Hooks, scribe: Scribe) -> None:
+        settings, models = kit.settings, kit.models
+        self._settings, self._models = settings, models
         self._scribe = scribe
         self.waiting_words = WaitingWords(lambda: self.llm.spoke)
-        self._toolbox = Toolbox(tools, scribe, self.waiting_words)
+        self._toolbox = Toolbox(kit.tools, scribe, self.waiting_words)
         self._hooks = hooks
         self._started = asyncio.Event()
         self._listed: list[str] = []
@@ -132,48 +115,53 @@ class AgentPipeline:
         self.input = Input()
         self.output = Output()
         self.troubles = Troubles()
-        self.stt = ParkedCartesiaSTT(settings, self.troubles.of(Resource.STT))
-        self.tts = ParkedCartesiaTTS(
-            settings, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
+        self._ears = chosen.ears(settings, kit.agents, self.troubles.of(Resource.STT))
+        self._voices = chosen.voices(
+            settings, kit.agents, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
         )
+        self._choose(Agent())
+        self.listener = Listener(models, self.input.conclude, self._voice)
         self.llm = WarmOpenAILLM(settings, self.troubles.of(Resource.LLM))
         self.context = LLMContext()
-        self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said, self._voice)
+        self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said)
         probe = FirstTokenProbe(self._clock, scribe.speech_begins)
         self.on_idle: Callable[[], object] = lambda: None
         aggregators = LLMContextAggregatorPair(
             self.context,
             user_params=LLMUserAggregatorParams(
-                vad_analyzer=models.vad,
                 user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
                     start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
-                    stop=[TurnAnalyzerUserTurnStopStrategy(turn_analyzer=models.turn)],
+                    stop=[TurnEnd(turn_analyzer=models.turn)],
                 ),
             ),
         )
-        self._listener = aggregators.user()
-        self._listener.add_event_handler("on_user_turn_idle", self._on_idle)
+        self._turns = aggregators.user()
+        self._turns.add_event_handler("on_user_turn_idle", self._on_idle)
         self.output.on_reply = self._replied
         self.output.on_said = scribe.said
         self.output.on_spoken = scribe.spoken
         self.output.on_cut = scribe.cut
-        self.llm.on_used = self.tts.on_used = self.stt.on_used = scribe.used
+        self.llm.on_used = scribe.used
+        for ear in self._ears.values():
+            ear.on_used = scribe.used
+        for voice in self._voices.values():
+            voice.on_used = scribe.used
+            voice.on_word = self.output.word
+            voice.on_void = self.output.void
         self.output.on_quiet = self.quiet.set
-        self.tts.on_word = self.output.word
-        self.tts.on_void = self.output.void
         self.llm.on_text = self.quiet.clear
         self.llm.before = lambda context: self._toolbox.mend(context.get_messages())
         self._worker = PipelineWorker(
             Pipeline(
                 [
                     self.input,
-                    self.stt,
-                    self._listener,
+                    *processors(self._ears),
+                    self._turns,
                     self._gate,
                     self.llm,
                     probe,
-                    self.tts,
+                    *processors(self._voices),
                     self.output,
                     aggregators.assistant(),
                 ]
@@ -209,10 +197,19 @@ class AgentPipeline:
                 await self._started.wait()
         except TimeoutError:
             raise WarmupFailed("pipeline", f"not started within {START_TIMEOUT_S:.0f} s") from None
-        if not self.tts.warm():
-            why = self.tts.last_error or "the voice provider is not connected"
-            raise WarmupFailed(Resource.TTS, why, limited=self.tts.limited)
+        if not self.voice.warm():
+            why = self.voice.last_error or "the voice provider is not connected"
+            raise WarmupFailed(Resource.TTS, why, limited=self.voice.limited)
         self._listed = self._toolbox.names
+
+    def _choose(self, agent: Agent) -> None:
+        """Have the ear and the voice of an agent work, and the others stand by."""
+        self.ear = self._ears[chosen.ear_of(self._settings, agent)]
+        self.voice = self._voices[chosen.voice_of(self._settings, agent)]
+        for ear in self._ears.values():
+            ear.active = ear is self.ear
+        for voice in self._voices.values():
+            voice.active = voice is self.voice
 
     def warm(self) -> dict[Resource, bool]:
         """Say what is warm now, by asking each part."""
@@ -221,16 +218,18 @@ class AgentPipeline:
             Resource.TOOLS: running and bool(self._listed),
             Resource.VAD: running,
             Resource.TURN: running,
-            Resource.TTS: running and self.tts.warm(),
-            Resource.STT: running and self.stt.warm(),
+            Resource.TTS: running and self.voice.warm(),
+            Resource.STT: running and self.ear.warm(),
             Resource.LLM: running and self.llm.warm(),
         }
 
     def prepare(self, agent: Agent, session: Session, call: IncomingCall | None = None) -> None:
         """Become the agent of a call: prompt, voice, language and tools. Takes under 5 ms; opens no connection."""
         self.context.set_tools([*self._toolbox.schemas(agent, session, call)])
+        self._choose(agent)
+        self.listener.use(self.ear, agent.turns)
         self.llm.become(agent)
-        self.tts.become(agent)
+        self.voice.become(agent)
 
     def widen(self, stage: ToolStage) -> tuple[str, ...]:
         """Let the model see the tools of a further stage, from its next answer on; gives the names of the new ones."""
@@ -250,11 +249,11 @@ class AgentPipeline:
 
     def begin(self) -> None:
         """Hold a caller from now on: a lost voice is connected again, instead of ending this worker."""
-        self.tts.serve()
+        self.voice.serve()
 
     async def open_ear(self, agent: Agent) -> None:
         """Connect the ear; until then the caller's audio is kept."""
-        await self.stt.open(agent)
+        await self.ear.open(agent)
 
     async def open_mind(self) -> None:
         """Open the model's connection, which nobody needs before the ear."""
@@ -317,7 +316,7 @@ class AgentPipeline:
     @property
     def waits_for_caller(self) -> bool:
         """Whether it is the caller's turn: the agent neither thinks nor speaks nor runs a tool, and nobody talks."""
-        return bool(self._listener._user_idle_controller.waiting_for_user)  # noqa: SLF001 - nobody else knows
+        return bool(self._turns._user_idle_controller.waiting_for_user)  # noqa: SLF001 - nobody else knows
 
     def close_gate(self) -> None:
         """Ask the model for nothing more."""

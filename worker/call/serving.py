@@ -85,7 +85,7 @@ class Serving:
         self._oddities = Oddities(tell)
         self._tasks = Tasks()
         self._scribe = scribe
-        self.hearing = Hearing(pipeline.input)
+        self.hearing = Hearing(pipeline.listener)
         self._consent = Consent(settings, recordings, pipeline, scribe, self.hearing)
         self._direct = DirectSpeech(recordings, pipeline, scribe, self._consent)
         self._memory = Memory()

@@ -1,4 +1,4 @@
-"""The two ends of the pipeline: the caller's audio in, the agent's audio out, on a stream that comes later.
+"""The two ends of the pipeline, on a stream that comes later: conclusions from the caller's audio in, the agent's audio out.
 
 Both ends start with the parked pipeline and wait. `Output` keeps the carrier's buffer short: it writes at most `LEAD_S`
 ahead of the play-out clock, whatever was sent directly (greeting, goodbye) included, because a barge-in, an end and a
@@ -17,7 +17,6 @@ from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     Frame,
-    InputAudioRawFrame,
     InterruptionFrame,
     OutputAudioRawFrame,
     StartFrame,
@@ -42,14 +41,8 @@ LEAD_S: Final = 1.0
 """How far ahead of the play-out clock audio is written: enough to bridge a busy machine. With ten calls beside two processes
 that took two cores whole, 0.3 s left holes inside words in every third round, 1 s none in eight."""
 
-PIECE_BYTES: Final = 320
-"""The caller's audio enters the pipeline in pieces of 40 ms: two frames of the carrier cost what one does (a silent call takes
-4.3 instead of 6 % of a core), and the voice detector looks at 32 ms anyway."""
-
 PARAMS: Final = TransportParams(
-    audio_in_enabled=True,
     audio_in_sample_rate=RATE,
-    audio_in_passthrough=True,
     audio_out_enabled=True,
     audio_out_sample_rate=RATE,
     audio_out_10ms_chunks=4,
@@ -59,28 +52,31 @@ PARAMS: Final = TransportParams(
 
 
 class Input(BaseInputTransport):
-    """The caller's audio, given frame by frame as it arrives."""
+    """The beginning of the pipeline: what is concluded from the caller's audio enters it here. Audio does not."""
 
     def __init__(self) -> None:
         super().__init__(PARAMS.model_copy())
-        self._running = False
-        self._waiting = bytearray()
+        self._conclusions: asyncio.Queue[Frame] = asyncio.Queue()
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self, frame: StartFrame) -> None:
         """Start and wait for a stream; nothing is read here."""
         await super().start(frame)
-        await self.set_transport_ready(frame)
-        self._running = True
+        self._telling = self.create_task(self._tell())
 
-    def hear(self, ulaw: bytes) -> None:
-        """Take a piece of the caller's audio (8 kHz mono mu-law, any length). Dropped before the pipeline runs."""
-        if not self._running:
-            return
-        self._waiting += ulaw
-        if len(self._waiting) >= PIECE_BYTES:
-            audio = audioop.ulaw2lin(bytes(self._waiting), 2)
-            self._waiting.clear()
-            self._audio_in_queue.put_nowait(InputAudioRawFrame(audio=audio, sample_rate=RATE, num_channels=1))
+    async def cleanup(self) -> None:
+        """End with the pipeline."""
+        if self._telling is not None:
+            await self.cancel_task(self._telling)
+        await super().cleanup()
+
+    def conclude(self, frame: Frame) -> None:
+        """Take a conclusion from the caller's audio into the pipeline; kept until the pipeline runs."""
+        self._conclusions.put_nowait(frame)
+
+    async def _tell(self) -> None:
+        while True:
+            await self.push_frame(await self._conclusions.get())
 
 
 class Output(BaseOutputTransport):

@@ -12,6 +12,7 @@ from shared.agents import Agents
 from shared.agents_file import load_agents
 from shared.clips import Clip, load_clip, load_manifest
 from shared.errors import ClipError, SettingsError
+from shared.processes import FOR_SPEECH, FOR_VOICES
 from shared.settings import Settings
 from worker.call.greeting import BRIDGING, BURST_S
 from worker.call.playout import RATE
@@ -54,6 +55,7 @@ def check(configured: Settings) -> Checked:
     else:
         problems += _greeting_problems(configured, agents, clips)
         problems += _consent_problems(configured, clips)
+    problems += _speech_problems(configured, agents)
     problems += _folder_problems(configured)
     if problems:
         raise SettingsError("\n".join(problems))
@@ -65,6 +67,19 @@ def warn(checked: Checked) -> None:
     if checked.unrecorded:
         _log.warning("calls of these agents are not recorded: RECORDING_CLIP is not in their language",
                      agents=list(checked.unrecorded))  # fmt: skip
+
+
+def _speech_problems(configured: Settings, agents: Agents) -> list[str]:
+    """Say what is missing for the providers that agents choose for themselves; those of the settings are checked with them."""
+    problems = []
+    for agent in agents.all:
+        needed = [*FOR_SPEECH.get(agent.stt, ()), *FOR_SPEECH.get(agent.tts, ())]
+        needed += FOR_VOICES.get(agent.tts, ()) if not agent.voice else ()
+        for name in dict.fromkeys(needed):
+            value = getattr(configured, name.lower())
+            if not (value if isinstance(value, str) else value.get_secret_value()):
+                problems.append(f"{name}: missing for agent {agent.name}")
+    return problems
 
 
 def _greeting_problems(configured: Settings, agents: Agents, clips: Mapping[str, Clip]) -> list[str]:

@@ -12,7 +12,8 @@ from shared.agents import Agents
 from shared.channel import Channel
 from shared.framing import FROM_ZYGOTE
 from shared.messages import Alive, Fork, Forked, ForkRefused
-from shared.settings import Process, environment
+from shared.processes import Process
+from shared.settings import environment
 from shared.workers import WorkerId
 from worker.pool.launch import launch
 from worker.pool.watch import Watch

@@ -17,7 +17,8 @@ from shared.channel import Channel, close_all
 from shared.errors import StreamProtocolError
 from shared.framing import FROM_HOST
 from shared.messages import Problem, ToolLine
-from shared.settings import Process, Settings, environment
+from shared.processes import Process
+from shared.settings import Settings, environment
 from shared.tool_messages import Attend, HostUp, Serve, ServerState
 from shared.tool_metrics import ToolMetrics
 from worker.pool import plan

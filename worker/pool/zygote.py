@@ -32,7 +32,8 @@ from shared.channel import close_all, receive_datagram
 from shared.errors import OffhookError, WarmupFailed
 from shared.framing import TO_ZYGOTE, encode
 from shared.messages import Alive, Forked, ForkRefused, Message, Reaped, WarmFailed
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from shared.workers import WorkerId
 
 CHILD: Final = "worker.call.child"

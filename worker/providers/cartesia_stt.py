@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
-from pipecat.frames.frames import Frame, TranscriptionFrame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
+from pipecat.frames.frames import Frame, TranscriptionFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.services.cartesia.stt import CartesiaSTTService
 from websockets.asyncio.client import ClientConnection
@@ -21,11 +21,12 @@ from websockets.protocol import State
 from shared.agents import Agent
 from shared.settings import Settings
 from shared.workers import Resource
+from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
 from worker.providers.languages import base_language
 from worker.providers.line import Failed, Line, Owner
 from worker.providers.retry import Trouble
 from worker.providers.tls import websocket_options
-from worker.providers.unheard import Unheard
+from worker.providers.unheard import PIECE_S, Unheard
 
 BYTES_PER_S: Final = 16_000
 """8 kHz, 16 bits."""
@@ -34,7 +35,7 @@ REPORT_S: Final = 5.0
 """How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
 
 
-class ParkedCartesiaSTT(CartesiaSTTService):
+class CartesiaEar(CartesiaSTTService):
     """The ear."""
 
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
@@ -48,8 +49,11 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
         self._unheard = Unheard(BYTES_PER_S)
         self._sending = asyncio.Lock()
+        self._outgoing = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
         self._sent_bytes = 0
-        self.on_used: Callable[..., None] = lambda **_amounts: None
+        self.active = True
+        self.on_used: Callable[..., None] = nothing_used
         self._failure: Exception | None = None
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
@@ -67,20 +71,33 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         await self._line.tried.wait()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Ask for a transcript at the end of a turn, now or as soon as there is a connection."""
+        """Let everything pass: audio and the ends of speech come by call."""
+        if not self.active and passes(frame):
+            await stand_by(self, frame, direction)
+            return
         await super(CartesiaSTTService, self).process_frame(frame, direction)
-        if isinstance(frame, VADUserStartedSpeakingFrame):
-            self._unheard.speaking = True
-        elif isinstance(frame, VADUserStoppedSpeakingFrame):
-            self._unheard.end_turn()
-            self._trouble.wanted(time.monotonic())
-            await self._send()
 
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        """Send audio, now or as soon as there is a connection."""
-        self._unheard.add(audio)
-        await self._send()
+        """Take audio that came as a frame; in this pipeline none does."""
+        self.hear(audio)
         yield None
+
+    def hear(self, pcm: bytes) -> None:
+        """Take a piece of the caller's audio; it goes out in the pieces the vendor advises, or when its speech ends."""
+        self._unheard.add(pcm)
+        self._last_audio_time = time.monotonic()
+        if self._unheard.waiting_s >= PIECE_S:
+            self._outgoing.set()
+
+    def speech_began(self) -> None:
+        """Note that the caller speaks."""
+        self._unheard.speaking = True
+
+    def speech_ended(self) -> None:
+        """Ask for a transcript, now or as soon as there is a connection."""
+        self._unheard.end_turn()
+        self._trouble.wanted(time.monotonic())
+        self._outgoing.set()
 
     async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
         """Let no interruption take a final transcript back: on a busy machine the caller's words overtake their own barge-in."""
@@ -100,8 +117,11 @@ class ParkedCartesiaSTT(CartesiaSTTService):
             self.on_used(stt_seconds=round(seconds, 2))
 
     async def _send(self) -> None:
-        if self._line.up:
-            await self._send_all()
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            if self._line.up:
+                await self._send_all()
 
     async def _send_all(self) -> None:
         async with self._sending:
@@ -121,7 +141,14 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         self._disconnecting = False
         if not self._receive_task:
             self._create_keepalive_task()
+            self._sender = self.create_task(self._send())
             self._receive_task = self.create_task(self._line.run(None))  # type: ignore[assignment]
+
+    async def _disconnect(self) -> None:
+        if self._sender is not None:
+            await self.cancel_task(self._sender)
+            self._sender = None
+        await super()._disconnect()
 
     async def _websocket_connect(self, uri: str, **kwargs: Any) -> Any:
         # mu-law noise does not shrink: deflate costs CPU on each 20 ms and saves nothing
@@ -162,3 +189,5 @@ class ParkedCartesiaSTT(CartesiaSTTService):
         if not self._unheard.turns:
             self._trouble.idle()
         await self._process_response(said)
+        if kind == "flush_done" and not self._unheard.turns and not self._unheard.speaking:
+            await self.push_frame(TranscriptEnd())

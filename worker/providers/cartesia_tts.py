@@ -4,7 +4,11 @@ A parked worker whose voice is lost can serve nobody: it says so and the pool re
 again (`line`), and what was asked and not heard whole is asked again, from the first missing word (`spoken`), before any
 text that came meanwhile. Audio contexts stay open until their last word came: Pipecat would end one that is silent for 3 s.
 
-Source: Cartesia docs, "Concurrency limits and timeouts" (5 min without a generation; pings do not count), "Contexts".
+Text goes out as it comes from the model (`words`), and the provider decides when it has enough of it to begin, at the latest
+`CARTESIA_TTS_BUFFER_MS` after the first word. With 0 it is sent by the sentence and spoken as it is.
+
+Source: Cartesia docs, "Concurrency limits and timeouts" (5 min without a generation; pings do not count), "Contexts" (one ends
+1 s after its last sound), "Buffering".
 """
 
 import asyncio
@@ -16,7 +20,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.cartesia.tts import CartesiaTTSService
+from pipecat.services.tts_service import TextAggregationMode
 from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
@@ -24,11 +30,13 @@ from shared.agents import Agent
 from shared.logs import get
 from shared.settings import Settings
 from shared.workers import Resource
+from worker.providers.interface import nothing_used, passes, stand_by
 from worker.providers.languages import base_language
-from worker.providers.line import Failed, Line, Owner, cause_of, in_words
+from worker.providers.line import Failed, Line, Owner, in_words
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed, Utterance
 from worker.providers.tls import websocket_options
+from worker.providers.words import WholeWords
 
 log = get(__name__)
 
@@ -39,11 +47,14 @@ PIECE_S: Final = 0.04
 """The transport plays sound in such pieces. What does not fill one waits for more, and is dropped after 3 s of silence: the
 sound of a lost connection is filled up, so that places in the sound stay true."""
 
+OUTLIVED_S: Final = 0.7
+"""After so much silence another context is taken: one is gone after 1 s, and refuses what is on its way to it."""
+
 SAMPLE_BYTES: Final = 2
 BAD_REQUEST: Final = 400
 
 
-class ParkedCartesiaTTS(CartesiaTTSService):
+class CartesiaVoice(CartesiaTTSService):
     """The voice. `on_lost` is called with what happened while the worker is parked.
 
     `on_word` is told each word whose sound came whole, `on_void` sound of a context that must not be played, from and to in
@@ -51,14 +62,20 @@ class ParkedCartesiaTTS(CartesiaTTSService):
     """
 
     def __init__(self, settings: Settings, on_lost: Callable[[str], None], trouble: Trouble | None = None) -> None:
+        self._streams_words = settings.cartesia_tts_buffer_ms > 0
         super().__init__(
             api_key=settings.cartesia_api_key.get_secret_value(),
             url=settings.cartesia_tts_url,
             settings=CartesiaTTSService.Settings(
                 model=settings.cartesia_tts_model, voice=settings.cartesia_voice_id, language="en"
             ),
+            text_aggregation_mode=TextAggregationMode.TOKEN if self._streams_words else TextAggregationMode.SENTENCE,
+            append_trailing_space=True,  # to sentences, of which the provider joins what it is given
+            max_buffer_delay_ms=settings.cartesia_tts_buffer_ms,  # it would be 3 s
             max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
         )
+        if self._streams_words:
+            self._text_aggregator = WholeWords()  # type: ignore[assignment] # it is asked for what every aggregator has
         self._on_lost = on_lost
         self._default_voice = settings.cartesia_voice_id
         self._trouble = trouble or Trouble(Resource.TTS)
@@ -71,10 +88,11 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         self._dialling = False
         self._failure: Exception | None = None
         self._taken = asyncio.Event()
+        self.active = True
         self.last_error = ""
         self.limited = False
         self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
-        self.on_used: Callable[..., None] = lambda **_amounts: None
+        self.on_used: Callable[..., None] = nothing_used
         self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
 
     @property
@@ -97,6 +115,14 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         """
         self._settings.voice = agent.voice or self._default_voice  # type: ignore[attr-defined]
         self._settings.language = base_language(agent.language)  # type: ignore[attr-defined]
+        self._text_aggregator.set_language(agent.language)
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Speak what comes, when this is the voice of the call."""
+        if not self.active and passes(frame):
+            await stand_by(self, frame, direction)
+            return
+        await super().process_frame(frame, direction)
 
     # --- Pipecat asks -------------------------------------------------------------------------------------------------
 
@@ -104,6 +130,7 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         """Speak; while there is no connection the text waits for one."""
         async with self._sending:
             utterance = self._utterances.setdefault(context_id, Utterance())
+            await self._renew(context_id, utterance)
             utterance.ask(text)
             self._trouble.wanted(time.monotonic())
             self._keep_open()
@@ -119,11 +146,12 @@ class ParkedCartesiaTTS(CartesiaTTSService):
             utterance = self._utterances.get(name)
             if utterance is None:
                 return
+            await self._renew(name, utterance)
             utterance.flush()
             if not utterance.wire and not utterance.unsaid:
                 await self._finish(name)
-            elif utterance.wire and self._line.up:
-                await self._end(utterance)
+            elif self._line.up:
+                await self._say_rest(name, utterance)
 
     async def on_audio_context_interrupted(self, context_id: str) -> None:
         """Forget what was still to be said: the caller does not want to hear it."""
@@ -177,16 +205,20 @@ class ParkedCartesiaTTS(CartesiaTTSService):
 
     async def _settle(self, name: str, utterance: Utterance) -> None:
         """Take back the sound of a word that will be said again, before it is played; end what had all its words."""
-        rest = -round(utterance.received_s * self.sample_rate) % round(PIECE_S * self.sample_rate)
-        if rest:
-            silence = bytes(SAMPLE_BYTES * rest)
-            await self.append_to_audio_context(name, TTSAudioRawFrame(silence, self.sample_rate, 1, context_id=name))
-            utterance.sound(rest / self.sample_rate)
+        await self._fill_up(name, utterance)
+        self._contexts.pop(utterance.wire, None)
         void = utterance.lost()
         if void is not None:
             self.on_void(name, void.start_s, void.end_s)
         if utterance.flushed and not utterance.unsaid:
             await self._finish(name)
+
+    async def _fill_up(self, name: str, utterance: Utterance) -> None:
+        rest = -round(utterance.received_s * self.sample_rate) % round(PIECE_S * self.sample_rate)
+        if rest:
+            silence = bytes(SAMPLE_BYTES * rest)
+            await self.append_to_audio_context(name, TTSAudioRawFrame(silence, self.sample_rate, 1, context_id=name))
+            utterance.fill_up(rest / self.sample_rate)
 
     async def _receive_task_handler(self, *_args: Any) -> None:
         await self._line.run(self._websocket)
@@ -194,12 +226,50 @@ class ParkedCartesiaTTS(CartesiaTTSService):
     # --- words out ----------------------------------------------------------------------------------------------------
 
     async def _say(self, context_id: str, utterance: Utterance, text: str) -> None:
+        """Send a text; on a new name everything that is not said yet."""
         if not utterance.wire:
+            text = utterance.unsaid
+            if not text:
+                utterance.awaited = False
+                return
             utterance.wire = f"{context_id}-{next(self._numbers)}"
+            utterance.heard_at = time.monotonic()
             self._contexts[utterance.wire] = context_id
         await self._line.send(self._build_msg(text=text, context_id=utterance.wire))
         self.on_used(tts_characters=len(text))
         self._expect()
+
+    async def _say_rest(self, context_id: str, utterance: Utterance) -> None:
+        """Send what has no name on the connection yet, and the end behind it."""
+        utterance.awaited = True
+        if not utterance.wire:
+            await self._say(context_id, utterance, "")
+        if utterance.flushed:
+            await self._end(utterance)
+
+    async def _renew(self, name: str, utterance: Utterance) -> None:
+        """Give up the name of a context that may be gone: nothing is to come of it, and it has been silent for long."""
+        silent = utterance.wire and not utterance.awaited and not utterance.owed
+        if silent and time.monotonic() - utterance.heard_at > OUTLIVED_S:
+            await self._leave(name, utterance)
+
+    async def _leave(self, name: str, utterance: Utterance) -> None:
+        """Note that a context is over; what it did not say is said in the next one."""
+        if not utterance.flushed:
+            await self._fill_up(name, utterance)
+        self._contexts.pop(utterance.wire, None)
+        await self._words(name, utterance.ended())
+
+    async def _again(self, name: str, utterance: Utterance, why: str) -> None:
+        """Say in another context what was not said in one that is over; the second time without a sound it never will be."""
+        utterance.refusals += 1
+        if utterance.refusals > 1:
+            log.warning("the voice cannot say this", error=why)
+            await self._finish(name)
+            return
+        async with self._sending:
+            if name in self._utterances and not utterance.wire and self._line.up:
+                await self._say_rest(name, utterance)
 
     async def _end(self, utterance: Utterance) -> None:
         await self._line.send(self._build_msg(text="", continue_transcript=False, context_id=utterance.wire))
@@ -209,12 +279,8 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         """Ask on a new connection for what did not come on the former one."""
         async with self._sending:
             for name, utterance in list(self._utterances.items()):
-                for text in utterance.unsaid:
-                    utterance.awaited = True
-                    await self._say(name, utterance, text)
-                if utterance.flushed:
-                    utterance.awaited = True
-                    await self._end(utterance)
+                if utterance.unsaid:
+                    await self._say_rest(name, utterance)
             if self._trouble.wanted_since is None:
                 self._trouble.works(time.monotonic())
 
@@ -238,11 +304,13 @@ class ParkedCartesiaTTS(CartesiaTTSService):
                 ends = times.get("end") or [*times["start"][1:], float("inf")]
                 utterance.timed(times["words"], times["start"], ends)
                 await self._words(name, utterance.whole())
-            case "flush_done":
+            case "flush_done" if not self._streams_words:
                 await self._words(name, utterance.text_done())
             case "done":
-                await self._words(name, utterance.ended())
-                if utterance.flushed:
+                await self._leave(name, utterance)
+                if utterance.unsaid:
+                    await self._again(name, utterance, "ended without a sound")
+                elif utterance.flushed:
                     await self._finish(name)
             case "error":
                 await self._refused(name, utterance, said)
@@ -250,8 +318,10 @@ class ParkedCartesiaTTS(CartesiaTTSService):
                 pass
         self._review()
 
-    async def _sound(self, name: str, utterance: Utterance, pcm: bytes) -> None:
+    async def _sound(self, name: str, utterance: Utterance, data: bytes) -> None:
         self._trouble.works(time.monotonic())
+        utterance.heard_at = time.monotonic()
+        pcm = utterance.whole_samples(data)
         await self.append_to_audio_context(name, TTSAudioRawFrame(pcm, self.sample_rate, 1, context_id=name))
         utterance.sound(len(pcm) / SAMPLE_BYTES / self.sample_rate)
         await self._words(name, utterance.whole())
@@ -261,6 +331,11 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         for word in words:
             self.on_word(name, word.text, word.start_s)
         if words:
+            if (
+                self._streams_words
+            ):  # Pipecat would wait for the end of the sentence, and lose its words to an interruption
+                pending = await self._aggregated_frame_sequencer.finalize(name)
+                await self._push_sequencer_frames(pending, name)
             times = self._normalize_word_timestamps([word.text for word in words], [word.start_s for word in words])
             characters = self._word_timestamps_include_inter_frame_spaces()
             await self.add_word_timestamps(
@@ -271,11 +346,9 @@ class ParkedCartesiaTTS(CartesiaTTSService):
         error = Failed(str(said.get("message") or said.get("error") or said), said.get("status_code"))
         if error.status != BAD_REQUEST:
             raise error
-        utterance.refusals += 1
-        if utterance.refusals == 1:  # a context that had expired, for instance: another one may be taken
-            raise Failed(str(error))
-        log.warning("the voice cannot say this", error=str(error), cause=cause_of(error))
-        await self._finish(name)
+        await self._settle(name, utterance)
+        if utterance.unsaid:
+            await self._again(name, utterance, str(error))
 
     async def _finish(self, name: str) -> None:
         """End an audio context: everything came."""

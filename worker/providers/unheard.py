@@ -27,6 +27,7 @@ class Unheard:
         self._pieces: deque[bytes | str] = deque()
         self._sent = 0
         self._bytes = 0
+        self._waiting = 0
         self._answered = False
         self.speaking = True
         """The caller speaks, or may: what a predecessor had heard comes faster than the voice detector looks at it."""
@@ -41,10 +42,16 @@ class Unheard:
         """How many of them were sent on the present connection."""
         return sum(isinstance(self._pieces[index], str) for index in range(self._sent))
 
+    @property
+    def waiting_s(self) -> float:
+        """How much audio is to be sent, in seconds."""
+        return self._waiting / self._per_s
+
     def add(self, audio: bytes) -> None:
         """Keep a piece of the caller's audio; it is to be sent."""
         self._pieces.append(audio)
         self._bytes += len(audio)
+        self._waiting += len(audio)
         quiet = not self.speaking and not self.turns
         self._trim(QUIET_S if quiet else MOST_S)
 
@@ -68,11 +75,13 @@ class Unheard:
                 break
             joined += following
             self._sent += 1
+        self._waiting -= len(joined)
         return bytes(joined)
 
     def rewind(self) -> None:
         """Note that the connection is gone: everything is to be sent again."""
         self._sent = 0
+        self._waiting = self._bytes
         self._answered = False
 
     def transcribed(self) -> None:
@@ -104,6 +113,8 @@ class Unheard:
         """Drop the oldest audio beyond a limit; the ends of turns stay."""
         while self._bytes > most_s * self._per_s:
             index = next(number for number, piece in enumerate(self._pieces) if isinstance(piece, bytes))
-            self._bytes -= len(self._pieces[index])
+            size = len(self._pieces[index])
+            self._bytes -= size
+            self._waiting -= size if index >= self._sent else 0
             del self._pieces[index]
             self._sent -= index < self._sent

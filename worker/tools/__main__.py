@@ -16,7 +16,8 @@ from shared import logs, settings
 from shared.agents import STAGES
 from shared.agents_file import load_agents
 from shared.errors import OffhookError, SettingsError
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from worker.tools import tokens
 from worker.tools.builtin import BUILT_IN
 from worker.tools.custom_folder import load_custom

@@ -20,7 +20,8 @@ from typing import Final, Self
 import msgspec
 
 from shared.errors import SettingsError
-from shared.settings import Process, Settings, environment
+from shared.processes import Process
+from shared.settings import Settings, environment
 from worker.tools.custom_report import Begun, Line, Named, Trouble, trouble_in
 
 PROBE: Final = "worker.tools.custom_probe"

@@ -22,7 +22,8 @@ from shared.channel import Channel, close_all
 from shared.errors import SettingsError
 from shared.framing import TO_HOST, WORKER_TO_HOST
 from shared.messages import Message
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from shared.tool_messages import Attend, HostHas, HostUp, RunTool, Serve, ServerState
 from shared.workers import WorkerId
 from worker.tools import running

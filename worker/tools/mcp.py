@@ -24,7 +24,8 @@ from shared import logs, rlimits, settings
 from shared.agents import Agent
 from shared.agents_file import load_agents
 from shared.errors import OffhookError, SettingsError
-from shared.settings import Process, Settings
+from shared.processes import Process
+from shared.settings import Settings
 from worker.tools import mcp_http
 from worker.tools.builtin import BUILT_IN
 from worker.tools.custom_folder import load_custom

@@ -1,0 +1,62 @@
+"""Providers by name: which class serves `STT_PROVIDER`, `TTS_PROVIDER` and the agents' own choices. Imported when named."""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any, Final
+
+from pipecat.processors.frame_processor import FrameProcessor
+
+from shared.agents import Agent
+from shared.settings import Settings
+from worker.providers.interface import Ear, Voice
+from worker.providers.retry import Trouble
+
+EARS: Final[dict[str, str]] = {
+    "cartesia": "worker.providers.cartesia_stt:CartesiaEar",
+}
+VOICES: Final[dict[str, str]] = {
+    "cartesia": "worker.providers.cartesia_tts:CartesiaVoice",
+}
+
+
+def ear_of(settings: Settings, agent: Agent) -> str:
+    """Name the ear of an agent."""
+    return agent.stt or settings.stt_provider
+
+
+def voice_of(settings: Settings, agent: Agent) -> str:
+    """Name the voice of an agent."""
+    return agent.tts or settings.tts_provider
+
+
+def ears(settings: Settings, agents: Iterable[Agent], trouble: Trouble) -> dict[str, Ear]:
+    """Make every ear that one of the agents has, by name."""
+    names = sorted({settings.stt_provider, *(ear_of(settings, agent) for agent in agents)})
+    return {name: _class(EARS[name])(settings, trouble) for name in names}
+
+
+def voices(
+    settings: Settings, agents: Iterable[Agent], on_lost: Callable[[str], None], trouble: Trouble
+) -> dict[str, Voice]:
+    """Make every voice that one of the agents has, by name. `on_lost` is called when one is lost while parked."""
+    names = sorted({settings.tts_provider, *(voice_of(settings, agent) for agent in agents)})
+    return {name: _class(VOICES[name])(settings, on_lost, trouble) for name in names}
+
+
+def processors(services: Mapping[str, Ear] | Mapping[str, Voice]) -> list[FrameProcessor]:
+    """Give the services as what they are to a pipeline."""
+    return [service for service in services.values() if isinstance(service, FrameProcessor)]
+
+
+def load(settings: Settings, agents: Iterable[Agent]) -> None:
+    """Import what the agents need: for the zygote, so that no worker does."""
+    every = list(agents)
+    for name in {settings.stt_provider, *(ear_of(settings, agent) for agent in every)}:
+        _class(EARS[name])
+    for name in {settings.tts_provider, *(voice_of(settings, agent) for agent in every)}:
+        _class(VOICES[name])
+
+
+def _class(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
