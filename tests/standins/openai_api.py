@@ -13,26 +13,29 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.standins import openai_wire as wire
 from tests.standins import rules
 from tests.standins.control import Control, parser, serve, settings_from
+from tests.standins.openai_cache import CHARACTERS_PER_TOKEN, PromptCache, written
 from tests.standins.openai_speech import Desk, SpeechSettings
 from tests.standins.speech import ScriptedSpeech
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
+LONGEST_CACHE_KEY = 64  # characters
 MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini")
 
 
@@ -52,6 +55,9 @@ class OpenAISettings(SpeechSettings):
     drop_mid_stream: bool = False  # cut the connection after half of a stream
     stall_mid_stream: bool = False  # say nothing more after half of a stream
     break_next: int = 0  # only so many requests stall or are cut, then all is well again
+    keep_alive_s: float = 0.0  # close connections that are idle for so long; 0 leaves that to the client
+    cache_idle_s: float = 300.0  # how long a prompt is known that nobody asks for
+    refuse_cache_key: bool = False  # as servers of others do, which do not know that parameter
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -62,6 +68,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tools: list[dict[str, Any]] = msgspec.field(default_factory=list)
     stream: bool = False
     stream_options: dict[str, Any] | None = None
+    prompt_cache_key: str = ""
 
 
 class ScriptedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,24 +88,33 @@ class Model:
         self._script: deque[ScriptedAnswer] = deque()
         self._number = 0
         self._connections: set[int] = set()
+        self._cache = PromptCache()
 
     async def completions(self, request: Request) -> Response:
         """Serve `POST /v1/chat/completions`."""
         settings = self.control.settings
-        self._count(request)
+        fresh = self._count(request)
         if refusal := self._refusal(request):
             return refusal
         try:
             asked = msgspec.json.decode(await request.body(), type=ChatRequest)
         except msgspec.MsgspecError as error:
             return JSONResponse(wire.error(400, str(error)), 400)
+        if asked.prompt_cache_key and settings.refuse_cache_key:
+            words = "Unrecognized request argument supplied: prompt_cache_key"
+            return JSONResponse(wire.error(400, words), 400)
+        if len(asked.prompt_cache_key) > LONGEST_CACHE_KEY:
+            words = f"Invalid 'prompt_cache_key': string too long. Expected at most {LONGEST_CACHE_KEY} characters."
+            return JSONResponse(wire.error(400, words, "string_above_max_length"), 400)
         entry = self.control.note(
             "completion",
             messages=asked.messages,
             model=asked.model,
             stream=asked.stream,
             tools=[tool.get("function", {}).get("name") for tool in asked.tools],
+            prompt_cache_key=asked.prompt_cache_key,
             connection=request.scope["state"]["connection"],
+            fresh=fresh,  # nothing was asked on that connection before
         )
         self._spend(settings)
         if settings.drop_before_stream:
@@ -110,7 +126,7 @@ class Model:
             self.control.counters["cancelled"] += 1
             return Response(status_code=499)  # nobody is there to read it
         completion = self._completion(asked)
-        entry["answer"] = msgspec.to_builtins(completion.answer)
+        entry.update(answer=msgspec.to_builtins(completion.answer), usage=completion.usage)
         if asked.stream:
             options = asked.stream_options or {}
             blocks = list(completion.chunks(include_usage=bool(options.get("include_usage"))))
@@ -121,12 +137,21 @@ class Model:
 
     async def models(self, request: Request) -> Response:
         """Serve `GET /v1/models`, which clients also use to open a connection early."""
-        self._count(request)
-        if refusal := self._refusal(request):
+        return self._about_models(request, {"object": "list", "data": [wire.model(name) for name in MODELS]})
+
+    async def model(self, request: Request) -> Response:
+        """Serve `GET /v1/models/{model}`: the same of one."""
+        name = request.path_params["name"]
+        return self._about_models(request, wire.model(name) if name in MODELS else None)
+
+    def _about_models(self, request: Request, answer: dict[str, object] | None) -> Response:
+        fresh = self._count(request)
+        if refusal := self._refusal(request, asked_for=False):
             return refusal
-        self.control.note("models", connection=request.scope["state"]["connection"])
-        rows = [{"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "system"} for name in MODELS]
-        return JSONResponse({"object": "list", "data": rows})
+        self.control.note("models", connection=request.scope["state"]["connection"], fresh=fresh)
+        if answer is None:
+            return JSONResponse(wire.error(404, "The model does not exist", "model_not_found"), 404)
+        return JSONResponse(answer)
 
     def _completion(self, asked: ChatRequest) -> wire.Completion:
         self._number += 1
@@ -135,7 +160,9 @@ class Model:
             answer = rules.Answer(row.text, row.tool, row.arguments)
         else:
             answer = rules.answer(asked.messages, asked.tools)
-        usage = wire.usage(asked.messages, answer)
+        prompt = written(asked.messages, asked.tools)
+        cached = self._cache.read(prompt, asked.prompt_cache_key, time.monotonic(), self.control.settings.cache_idle_s)
+        usage = wire.usage(len(prompt) // CHARACTERS_PER_TOKEN, cached, answer)
         return wire.Completion(f"chatcmpl-{self._number:06}", int(time.time()), asked.model, answer, usage)
 
     def _spend(self, settings: OpenAISettings) -> None:
@@ -146,19 +173,24 @@ class Model:
             over: dict[str, Any] = {} if left else dict.fromkeys(breaks, False)
             self.control.settings = dataclasses.replace(self.control.settings, break_next=left, **over)
 
-    def _count(self, request: Request) -> None:
-        """Count the request, and its TCP connection if it is the first on it."""
+    def _count(self, request: Request) -> bool:
+        """Count the request, and its TCP connection if it is the first on it; say whether it is."""
         self.control.counters["requests"] += 1
         connection = request.scope["state"]["connection"]
-        self.control.counters["connections"] += connection not in self._connections
+        fresh = connection not in self._connections
+        self.control.counters["connections"] += fresh
         self._connections.add(connection)
+        return fresh
 
-    def _refusal(self, request: Request) -> JSONResponse | None:
+    def _refusal(self, request: Request, *, asked_for: bool = True) -> JSONResponse | None:
+        """Refuse a request, if it is to be. Failures that are counted are those of completions."""
         settings = self.control.settings
         key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not key or (settings.api_key and key != settings.api_key):
             return JSONResponse(wire.error(401, "Incorrect API key provided.", "invalid_api_key"), 401)
         if not settings.fail_next and not settings.fail_status:
+            return None
+        if settings.fail_next and not asked_for:
             return None
         status = settings.fail_status or 500
         if settings.fail_next:
@@ -233,6 +265,33 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
+class IdleClosing:
+    """Closes connections on which nothing was asked for `keep_alive_s` after an answer, as every server does sooner or later."""
+
+    def __init__(self, app: ASGIApp, control: Control[OpenAISettings]) -> None:
+        self._app = app
+        self._control = control
+        self._requests: Counter[int] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, and look at its connection later."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        connection = scope["state"]["connection"]
+        self._requests[connection] += 1
+        await self._app(scope, receive, send)
+        idle_s = self._control.settings.keep_alive_s
+        if idle_s:
+            number, loop = self._requests[connection], asyncio.get_running_loop()
+            loop.call_later(idle_s, self._close, connection, number, scope["state"]["transport"])
+
+    def _close(self, connection: int, number: int, transport: asyncio.Transport) -> None:
+        if self._requests[connection] == number and not transport.is_closing():
+            self._control.counters["idle_closed"] += 1
+            transport.close()
+
+
 def application(settings: OpenAISettings, desk: Desk | None = None) -> Starlette:
     """Build the ASGI application."""
     desk = desk or Desk()
@@ -242,8 +301,10 @@ def application(settings: OpenAISettings, desk: Desk | None = None) -> Starlette
             model.control.route(),
             Route("/v1/chat/completions", model.completions, methods=["POST"]),
             Route("/v1/models", model.models),
+            Route("/v1/models/{name:path}", model.model),
             *desk.routes(),
         ],
+        middleware=[Middleware(IdleClosing, control=model.control)],
         exception_handlers={404: _not_found},
     )
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from tests.standins.openai_cache import CHARACTERS_PER_TOKEN
 from tests.standins.rules import Answer
 
 TOKEN = re.compile(r"\s*\S+|\s+$")
-CHARACTERS_PER_TOKEN = 4  # the vendor's own rule of thumb
 ERROR_TYPES = {
     401: "invalid_request_error",
     403: "permission_error",
@@ -89,15 +88,14 @@ class Completion:
         }
 
 
-def usage(messages: Sequence[Mapping[str, Any]], answer: Answer) -> dict[str, object]:
-    """Guess the tokens."""
-    prompt = len(json.dumps(messages)) // CHARACTERS_PER_TOKEN
+def usage(prompt: int, cached: int, answer: Answer) -> dict[str, object]:
+    """Write down the tokens: of the prompt, those of them that were cached, and a guess at the answer's."""
     completion = (len(answer.text) + len(answer.tool or "")) // CHARACTERS_PER_TOKEN + 1
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,
@@ -111,3 +109,8 @@ def error(status: int, message: str, code: str | None = None) -> dict[str, objec
     """Build the body of an error answer."""
     kind = ERROR_TYPES.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def model(name: str) -> dict[str, object]:
+    """Build what is said of a model. Source: API reference "Models", the model object."""
+    return {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "system"}

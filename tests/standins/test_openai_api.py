@@ -136,6 +136,66 @@ async def test_models_are_listed_on_the_connection_that_then_serves(client: Asyn
     assert (counters["requests"], counters["connections"]) == (2, 1)
 
 
+async def test_one_model_is_asked_for_by_its_name(client: AsyncOpenAI) -> None:
+    assert (await client.models.retrieve("gpt-4.1")).id == "gpt-4.1"
+    with pytest.raises(openai.NotFoundError) as error:
+        await client.models.retrieve("ours/own")
+    assert error.value.code == "model_not_found"
+
+
+RULES = "Be kind to whoever calls. " * 400  # 2,600 tokens
+
+
+async def cached(client: AsyncOpenAI, *words: str, key: str = "k", **changes: Any) -> int:
+    """Ask, with these words in the system instruction; give how many tokens of the prompt were cached."""
+    messages = [{"role": "system", "content": "".join(words)}, *ASK]
+    usage = (await chunks(client, messages=messages, prompt_cache_key=key, **changes))[-1].usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens > (usage.prompt_tokens_details.cached_tokens or 0)
+    return usage.prompt_tokens_details.cached_tokens or 0
+
+
+async def test_the_beginning_of_a_prompt_is_cached_from_1024_tokens_in_steps_of_128(client: AsyncOpenAI) -> None:
+    assert await cached(client, RULES, "You talk to Ana.") == 0
+    known = await cached(client, RULES, "You talk to Rui.")
+    assert known > 1024
+    assert known % 128 == 0
+    assert await cached(client, "You talk to Ana.", RULES) == 0
+    assert await cached(client, RULES, tools=[TOOL]) == 0, "tools come before everything else"
+    assert await cached(client, "Be brief.", key="short") == await cached(client, "Be brief.", key="short") == 0
+
+
+async def test_a_key_has_a_machine_of_its_own_which_takes_15_requests_a_minute(client: AsyncOpenAI) -> None:
+    known = [await cached(client, RULES, key="busy") > 0 for _ in range(17)]
+    assert known == [False, *[True] * 14, False, True]
+    assert await cached(client, RULES, key="quiet") == 0
+
+
+async def test_what_nobody_asks_for_is_forgotten(client: AsyncOpenAI, api: Standin) -> None:
+    await api.control(cache_idle_s=0.01)
+    assert await cached(client, RULES, key="forgotten") == 0
+    await asyncio.sleep(0.02)
+    assert await cached(client, RULES, key="forgotten") == 0
+
+
+async def test_a_key_that_is_too_long_or_not_known_is_refused(client: AsyncOpenAI, api: Standin) -> None:
+    with pytest.raises(openai.BadRequestError, match="too long"):
+        await cached(client, RULES, key="k" * 65)
+    await api.control(refuse_cache_key=True)
+    with pytest.raises(openai.BadRequestError, match="prompt_cache_key"):
+        await cached(client, RULES)
+
+
+async def test_a_connection_that_is_idle_for_long_is_closed(client: AsyncOpenAI, api: Standin) -> None:
+    await api.control(keep_alive_s=0.05)
+    await chunks(client)
+    await eventually(api, "idle_closed", 1)
+    await chunks(client)
+    entries = [entry for entry in (await api.state())["log"] if entry["kind"] == "completion"]
+    assert [entry["fresh"] for entry in entries] == [True, True]
+
+
 async def test_a_stream_the_client_leaves_is_noticed_and_costs_a_connection(client: AsyncOpenAI, api: Standin) -> None:
     await api.control(token_ms=600_000)
     reading = await stream(client)
