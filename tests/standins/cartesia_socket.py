@@ -41,7 +41,10 @@ class CartesiaSettings:
     tts_first_byte_ms: float = 90.0  # input to first chunk
     tts_realtime_factor: float = 10.0  # generation is this much faster than speech
     tts_chunk_ms: float = 100.0  # audio in one chunk
+    tts_chunk_bytes: int = 0  # if not 0, audio in one chunk instead: a sample may be cut, as on any stream of bytes
+    tts_tone_hz: float = 0.0  # speak one tone, as long as the words would take, that goes on from input to input
     tts_context_expire_s: float = 1.0  # after its audio would have been heard, if played as it came
+    tts_expire_silently: bool = False  # without `done`: what the vendor sends then is not published
     tts_idle_close_s: float = 300.0  # since the last generation
     tts_max_connections: int = 0  # above: 429 on the upgrade
     tts_max_contexts: int = 0  # above: a 429 error event

@@ -1,7 +1,9 @@
 """The TTS socket: contexts side by side, inputs of one context in order, audio faster than real time.
 
-Source: docs.cartesia.ai, "TTS (WebSocket)", "Contexts", "Buffering". What is not published and decided here: a context
-that expires ends with `done`, and an input for an ended context is refused; a cancelled context falls silent.
+Source: docs.cartesia.ai, "TTS (WebSocket)", "Contexts", "Buffering" (managed: text waits until there is enough of it or
+`max_buffer_delay_ms` has passed), "Context flushing". What is not published and decided here: what is enough; that the delay
+counts from the first text that waits; a context that expires ends with `done`, and an input for an ended context is refused;
+a cancelled context falls silent; only what is flushed, by hand or with a delay of 0, is answered with `flush_done`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tests.standins import cartesia_wire as wire
+from tests.standins import modem
 from tests.standins.speech import spread
 
 if TYPE_CHECKING:
@@ -108,26 +113,31 @@ class Context:
 
     async def run(self) -> None:
         """Work through the inputs; ends with the last one, or when the context expires."""
-        buffered, since = "", 0.0
+        buffered, since, delay_s = "", 0.0, self.first.max_buffer_delay_ms / 1000
         while True:
-            deadline = since + self.first.max_buffer_delay_ms / 1000 if buffered else self._expires_at()
+            deadline = since + delay_s if buffered else self._expires_at()
             try:
                 async with asyncio.timeout_at(deadline and deadline + _loop_offset()):
                     at, request = await self.inputs.get()
             except TimeoutError:
                 if not buffered:
                     break
-                await self._generate(buffered, since, flushed=False)
+                await self._generate(buffered, since + delay_s, flushed=False)
                 buffered = ""
                 continue
             since = since if buffered else at
             buffered += request.transcript
-            flushed = request.flush or (request.continues and self.first.max_buffer_delay_ms == 0)
+            flushed = request.flush or (request.continues and not delay_s)
             if flushed or not request.continues or _enough(buffered):
-                await self._generate(buffered, since, flushed=flushed)
+                await self._generate(buffered, at, flushed=flushed)
                 buffered = ""
             if not request.continues:
-                break
+                await self._done()
+                return
+        if not self._desk.settings.tts_expire_silently:
+            await self._done()
+
+    async def _done(self) -> None:
         self._desk.control.note("tts_done", context_id=self.first.context_id)
         await self._session.socket.send(wire.done(self.first.context_id))
 
@@ -144,11 +154,15 @@ class Context:
 
     async def _speak(self, text: str, asked_at: float) -> None:
         output, socket, settings = self.first.output_format, self._session.socket, self._desk.settings
-        audio = await asyncio.get_running_loop().run_in_executor(
-            self._desk.threads, _audio, self._desk, text, self.first.language or "en", output
-        )
+        if settings.tts_tone_hz:
+            audio = wire.encoded(tone(text, settings.tts_tone_hz, self._spoken_s), output)
+        else:
+            audio = await asyncio.get_running_loop().run_in_executor(
+                self._desk.threads, _audio, self._desk, text, self.first.language or "en", output
+            )
         second = wire.sample_bytes(output.encoding) * output.sample_rate
         size = max(1, int(settings.tts_chunk_ms * output.sample_rate / 1000)) * wire.sample_bytes(output.encoding)
+        size = settings.tts_chunk_bytes or size
         # An input that waited behind another of its context does not wait for the model a second time.
         due = max(asked_at + settings.tts_first_byte_ms / 1000, self._idle_since)
         for at in range(0, len(audio), size):
@@ -174,6 +188,14 @@ class Context:
         if limit and self._session.chunks_sent >= limit and not self._session.socket.closed:
             self._desk.spend("drop_tts_next", "drop_tts_after_chunks")
             self._session.socket.drop()
+
+
+def tone(text: str, hz: float, start_s: float = 0.0) -> bytes:
+    """Make a pure tone as long as the words of a text take, from its phase at `start_s` on: PCM s16le, 8 kHz mono."""
+    first = round(start_s * wire.RATE_HZ)
+    count = round(sum(map(modem.duration_s, text.split())) * wire.RATE_HZ)
+    wave = modem.AMPLITUDE * np.sin(2 * np.pi * hz / wire.RATE_HZ * np.arange(first, first + count))
+    return bytes(np.round(wave).astype("<i2").tobytes())
 
 
 def _enough(buffered: str) -> bool:
