@@ -26,7 +26,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         completions: answers the model was asked for, also those that failed or that the caller interrupted.
         prompt_tokens, cached_tokens, completion_tokens: as the model's provider counted them; it says nothing of a completion
-            that was broken off. `cached_tokens` are among the `prompt_tokens`.
+            that was broken off. `cached_tokens` are among the `prompt_tokens`. What was read ahead is in all of them.
+        llm_read_ahead: requests that only made the provider read the agent's prompt before the first answer.
+        llm_connections: opened to the model's provider; `llm_connections_awaited` are those among them an answer waited for.
         tts_characters: sent to the voice, those sent again after a lost connection too.
         stt_seconds: of sound sent to the ear, as above.
         turns: how often the caller said something that was answered.
@@ -38,6 +40,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    llm_read_ahead: int = 0
+    llm_connections: int = 0
+    llm_connections_awaited: int = 0
     tts_characters: int = 0
     stt_seconds: float = 0.0
     turns: int = 0

@@ -1,58 +1,78 @@
 """The language model, by any OpenAI-compatible `OPENAI_BASE_URL`.
 
-The connection (TCP, TLS) is opened at the reservation, so that the first completion of a call does not pay for it.
+From the reservation on connections (TCP, TLS) are open before anything is asked, so that no answer pays for one
+(`openai_connections`). What an agent's calls have in common comes first in every request, under a key (`openai_prompt`).
 
 An answer that fails is asked for again here, and nowhere else: the client's own retries are off. One that broke in the
 middle is gone on with: what was said of it stands behind the conversation as the agent's words, and the model is asked for
 the rest. A tool call is given on only when its stream has come to its end.
 
-Source: openai 3.54 and Pipecat 1.14 source (the client of the service keeps idle connections until the peer closes);
-OpenAI docs, "Error codes" (`insufficient_quota` is a 429 that no retry changes).
+Source: openai 3.54 and Pipecat 1.14 source; OpenAI docs, "Error codes" (`insufficient_quota` is a 429 that no retry changes).
 """
 
 import asyncio
 import contextlib
 import random
+import socket
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2
-from openai import APIError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
-from openai.types.chat import ChatCompletionChunk
+from openai import APIError, APIStatusError, AsyncOpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.llm import OpenAILLMService
 
 from shared.agents import Agent
 from shared.metrics import Setback
 from shared.settings import Settings
-from shared.variables import Values, render
+from shared.variables import Values
 from shared.workers import Resource
 from worker.providers.continuation import NOTE, Continuation
-from worker.providers.languages import language_name
 from worker.providers.line import Failed, cause_of
+from worker.providers.openai_connections import Spares, WarmClient
+from worker.providers.openai_prompt import (
+    LEAST_CACHED_TOKENS,
+    cache_key,
+    guessed_tokens,
+    prompt,
+    static_part,
+    takes_key,
+)
 from worker.providers.retry import MOST_PAUSE_S, Trouble
-from worker.providers.tls import CONTEXT
-
-WARM_TIMEOUT_S = 3.0
 
 OUT_OF_QUOTA: Final = "insufficient_quota"
+
+HOT_S: Final = 240.0
+"""How long a seat's cache is taken to be warm behind the last request: the vendor keeps it for 5 to 10 idle minutes."""
+
+READ_AHEAD_TIMEOUT_S: Final = 10.0
 
 
 class WarmOpenAILLM(OpenAILLMService):
     """The model."""
 
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
+        self._usual_model = settings.openai_model
         super().__init__(
             api_key=settings.openai_api_key.get_secret_value(),
             base_url=settings.openai_base_url,
             settings=OpenAILLMService.Settings(model=settings.openai_model, system_instruction=""),
         )
-        self._connected = False
         self._trouble = trouble or Trouble(Resource.LLM)
         self._agent = Agent()
         self._given = ""
         self._asked_at = 0.0
+        self._sends_key = takes_key(settings.openai_prompt_cache_key, settings.openai_base_url)
+        self._reads_ahead = settings.openai_cache_warmup
+        self._place = settings.pool_id or socket.gethostname()
+        self._key = ""
+        self._reading: asyncio.Task[None] | None = None
+        self._beside: Counter[str] = Counter()  # used, and not told yet
+        self._told = {"llm_connections": 0, "llm_connections_awaited": 0}
         self.spoke = False
         """Whether the completion under way, or the last one, says anything."""
         self.on_text: Callable[[], None] = lambda: None
@@ -61,33 +81,38 @@ class WarmOpenAILLM(OpenAILLMService):
         """Called with the conversation before it is sent, to bring it up to date."""
 
     def create_client(self, api_key: str | None = None, base_url: str | None = None, **_kwargs: Any) -> AsyncOpenAI:
-        """Make the client as the base does, with the certificates the zygote has read and without retries of its own."""
-        limits = httpx2.Limits(max_keepalive_connections=100, max_connections=1000, keepalive_expiry=None)
-        self._http = DefaultAsyncHttpxClient(limits=limits, verify=CONTEXT)
-        return AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=self._http, max_retries=0)
+        """Make the client as the base does, with connections of our own and without retries of its own.
+
+        What opens a connection ahead is the cheapest request there is: of the whole list of models the vendor gives 10 kB.
+        """
+        http = WarmClient()
+        client = AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=http, max_retries=0)
+        address = f"{str(client.base_url).rstrip('/')}/models/{quote(self._usual_model, safe='')}"
+        self._spares = Spares(http, address, {"Authorization": f"Bearer {client.api_key}"}, self._may_ask)
+        return client
 
     def warm(self) -> bool:
-        """Say whether a connection was opened; whether the peer keeps it shows at the next request."""
-        return self._connected and bool(self.is_usable)
+        """Say whether a connection is open now that the next answer can use."""
+        return self._spares.warm() and bool(self.is_usable)
 
     async def open(self) -> None:
-        """Open a connection with the cheapest request there is. Any answer, even a refusal, means it is open.
+        """Open a connection, and have there be open ones from now on until the end of the call."""
+        await self._spares.open()
 
-        Sent beside the vendor's client, on its connections: building and reading the request through it costs 5 ms more.
+    async def cleanup(self) -> None:
+        """Close what was opened ahead."""
+        if self._reading is not None:
+            self._reading.cancel()
+        await self._spares.stop()
+        await super().cleanup()
+
+    def become(self, agent: Agent, seat: int = 0) -> None:
+        """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer.
+
+        `seat` tells the call from others of this agent in this pool at the same time.
         """
-        try:
-            async with asyncio.timeout(WARM_TIMEOUT_S):
-                await self._http.get(
-                    f"{str(self._client.base_url).rstrip('/')}/models",
-                    headers={"Authorization": f"Bearer {self._client.api_key}"},
-                )
-        except (TimeoutError, httpx2.HTTPError):
-            return
-        self._connected = True
-
-    def become(self, agent: Agent) -> None:
-        """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer."""
         self._agent = agent
+        self._key = cache_key(agent, self._place, seat) if self._sends_key else ""
         self.know(Values(agent=agent.name, zone=agent.timezone))
 
     def know(self, values: Values) -> None:
@@ -102,10 +127,57 @@ class WarmOpenAILLM(OpenAILLMService):
     def build_chat_completion_params(self, params_from_context: Any) -> dict[str, Any]:
         """Ask for the rest of an answer when there is a beginning."""
         params: dict[str, Any] = super().build_chat_completion_params(params_from_context)
+        if self._key:
+            params["prompt_cache_key"] = self._key
         if self._given:
             beginning = {"role": "assistant", "content": self._given}
             params["messages"] = [*params["messages"], beginning, {"role": "system", "content": NOTE}]
         return params
+
+    def read_ahead(self, context: LLMContext, idle_s: float | None = None) -> None:
+        """Have the provider read what all calls of this agent begin with, so that it knows it at the first answer.
+
+        Only where that is wanted, worth it, and not known there from a request `idle_s` ago (None: there was none). Nothing
+        waits for it, and nobody hears what it answers.
+        """
+        if self._reads_ahead and self._reading is None and (idle_s is None or idle_s > HOT_S):
+            self._reading = asyncio.create_task(self._read_ahead(context))
+
+    async def _read_ahead(self, context: LLMContext) -> None:
+        text = static_part(self._agent)
+        beginning = LLMContext([{"role": "user", "content": "."}], tools=context.tools)
+        asked: dict[str, Any] = super().build_chat_completion_params(
+            await self.get_llm_adapter().get_llm_invocation_params(
+                beginning, system_instruction=text, convert_developer_to_user=not self.supports_developer_role
+            )
+        )
+        tools = asked.get("tools")
+        if guessed_tokens(text, tools if isinstance(tools, list) else []) < LEAST_CACHED_TOKENS or not self._may_ask():
+            return
+        del asked["stream"], asked["stream_options"]
+        asked |= {"max_completion_tokens": 1, **({"prompt_cache_key": self._key} if self._key else {})}
+        with contextlib.suppress(APIError, httpx2.HTTPError, TimeoutError):
+            async with asyncio.timeout(READ_AHEAD_TIMEOUT_S):
+                self._beside.update(llm_read_ahead=1)
+                self._beside.update(amounts(await self._client.chat.completions.create(**asked)))
+
+    def report(self) -> None:
+        """Tell what was used beside the answers and is not told yet: the call ends."""
+        beside = self._besides()
+        if beside:
+            self.on_used(**beside)
+
+    def _besides(self) -> dict[str, int]:
+        now = {"llm_connections": self._spares.opened, "llm_connections_awaited": self._spares.awaited}
+        self._beside.update({name: count - self._told[name] for name, count in now.items()})
+        self._told = now
+        beside = {name: count for name, count in self._beside.items() if count}
+        self._beside.clear()
+        return beside
+
+    def _may_ask(self) -> bool:
+        """Say whether anything may be asked that nobody waits for: not of a provider in trouble."""
+        return self._trouble.since is None and not self._trouble.refused
 
     async def _answer(self, context: LLMContext) -> AsyncGenerator[ChatCompletionChunk, None]:
         self.before(context)
@@ -154,7 +226,7 @@ class WarmOpenAILLM(OpenAILLMService):
         try:
             async with contextlib.aclosing(self._chunks(stream)) as chunks:
                 async for chunk in chunks:
-                    used.update(tokens(chunk))
+                    used.update(amounts(chunk))
                     delta = chunk.choices[0].delta if chunk.choices else None
                     finished = finished or bool(chunk.choices and chunk.choices[0].finish_reason)
                     if delta is not None and delta.tool_calls:
@@ -166,9 +238,10 @@ class WarmOpenAILLM(OpenAILLMService):
                         self._say(delta.content)
                     yield chunk
         finally:
-            self.on_used(completions=1, **used)
+            self.on_used(**Counter(completions=1, **used) + Counter(self._besides()))
             with contextlib.suppress(httpx2.HTTPError):  # it may be what broke
                 await stream.close()
+            self._spares.look()  # an interruption has closed one
         if not finished and (tools or not self._given):  # not every server says that it has finished
             raise Failed("the answer had no end")
         for chunk in tools:
@@ -191,20 +264,21 @@ class WarmOpenAILLM(OpenAILLMService):
             except StopAsyncIteration:
                 return
             self._trouble.works(time.monotonic())
+            self._spares.works()
             yield chunk
 
 
-def tokens(chunk: ChatCompletionChunk) -> dict[str, int]:
-    """Read what an answer used, which stands in its last chunk; empty for any other.
+def amounts(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, int]:
+    """Read what an answer used: it stands in the last chunk of a stream, and in an answer that is none; empty elsewhere.
 
     Source: OpenAI API reference, "Chat Completions", the chunk object (`stream_options.include_usage`, which Pipecat asks for).
     """
-    if chunk.usage is None:
+    if answer.usage is None:
         return {}
-    details = chunk.usage.prompt_tokens_details
+    details = answer.usage.prompt_tokens_details
     return {
-        "prompt_tokens": chunk.usage.prompt_tokens,
-        "completion_tokens": chunk.usage.completion_tokens,
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
         "cached_tokens": (details.cached_tokens if details is not None else 0) or 0,
     }
 
@@ -237,8 +311,3 @@ def retry_after_s(error: Exception) -> float:
             continue
         return asked_s if 0 <= asked_s < MOST_PAUSE_S else 0.0
     return 0.0
-
-
-def prompt(agent: Agent, values: Values) -> str:
-    """Write the first part of the system instruction: identical between calls of an agent whose prompt has no variables."""
-    return f"{render(agent.prompt, values, quoted=True)}\n\nSpeak {language_name(agent.language)}."
