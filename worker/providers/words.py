@@ -19,6 +19,7 @@ MOST_HELD: Final = 40
 
 _BORDER: Final = re.compile(r"(?<=\S)\s+")
 _OPEN_MARKUP: Final = re.compile(r"<(?:/?[a-zA-Z][^<>]*)?$|<spell>(?:(?!</spell>).)*$", re.DOTALL)
+_MARKED: Final = re.compile(rf"<spell>.*?</spell>|{MARKUP.pattern}", re.DOTALL)
 _FULL_STOP: Final = re.compile(r"(\S*\.)[\"'»\u201d\u2019)\]]*$")
 
 
@@ -62,8 +63,9 @@ class WholeWords(BaseTextAggregator):
         end = opened.start() if opened else len(held)
         if end and UNSPACED.match(held[end - 1]):
             return end
+        marked = [found.span() for found in _MARKED.finditer(held, 0, end)] if "<" in held else []
         for border in reversed([found.span() for found in _BORDER.finditer(held, 0, end)]):
-            if self._apart(*border):
+            if not any(first < border[0] < last for first, last in marked) and self._apart(*border):
                 return border[1]
         return 0
 
