@@ -90,7 +90,7 @@ def counts(entries: Iterable[Entry]) -> Counts:
     for entry in entries:
         match entry.kind:
             case "used":
-                total.update(_amounts(entry.text))
+                total.update(amounts(entry.text))
             case "user":
                 total["turns"] += 1
             case "tool":
@@ -159,12 +159,13 @@ def decode(text: str | bytes) -> CallRecord:
     return msgspec.json.decode(text, type=CallRecord)
 
 
-def _amounts(text: str) -> dict[str, float]:
+def amounts(text: str) -> dict[str, float]:
+    """Read an entry of what was used, by the names in `Counts`; empty for one that cannot be read."""
     try:
-        amounts = msgspec.json.decode(text, type=dict[str, float])
+        read = msgspec.json.decode(text, type=dict[str, float])
     except msgspec.DecodeError:
         return {}
-    return {name: amount for name, amount in amounts.items() if name in Counts.__struct_fields__}
+    return {name: amount for name, amount in read.items() if name in Counts.__struct_fields__}
 
 
 def _iso(at: float) -> str:

@@ -26,6 +26,16 @@ class IncomingCall(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
 
 
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of its agent's calls in a pool a call is: the lowest number that no other of them has at the time, from 0.
+
+    `idle_s` is for how long no call had it before this one; None when none is known.
+    """
+
+    number: int = 0
+    idle_s: float | None = None
+
+
 class CallState(StrEnum):
     """Where a call is; written by the pool that holds it (HELD: by the router)."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from shared.agents import Agent
-from shared.calls import CallSid, CallState, EndReason, IncomingCall, StreamSid
+from shared.calls import CallSid, CallState, EndReason, IncomingCall, Seat, StreamSid
 from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
@@ -195,14 +195,14 @@ class Prepare(Message, frozen=True):
     call: IncomingCall
     agent: Agent
     reserved_at: float
+    seat: Seat = Seat()
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """What a successor must know of the stream it takes over.
 
     `number` counts the resumes of this call from 1; `stream_sid` is None when `start` was not heard to have been read;
-    `bridged`: the keeper has spoken meanwhile; `hung`: the predecessor lived and did nothing, so what it did must not be done
-    again in the same way.
+    `bridged`: the keeper has spoken meanwhile; `hung`: the predecessor lived and did nothing, so nothing is done as it did it.
     """
 
     number: int
@@ -229,6 +229,7 @@ class Bind(Message, frozen=True):
     accepted_at: float
     reserved_at: float
     resume: Resume | None = None
+    seat: Seat = Seat()
 
 
 class Customer(Message, frozen=True):

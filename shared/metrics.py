@@ -5,7 +5,7 @@ observations to its pool. CallSid and phone numbers are never labels.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -71,6 +71,13 @@ class Setback(StrEnum):
     SILENT = "silent"  # is when it accepted and said nothing
     LIMITED = "limited"  # is when it answered 429
     FAILED = "failed"  # is when it answered 5xx, or with an error event
+
+
+class Opened(StrEnum):
+    """When a connection to the model's provider was opened."""
+
+    AHEAD = "ahead"  # is when nothing waited for it
+    AWAITED = "awaited"  # is when an answer waited for it
 
 
 PROVIDERS: Final = (Resource.TTS, Resource.STT, Resource.LLM)
@@ -207,6 +214,15 @@ class PoolMetrics:
         self._retries = Counter(
             "offhook_provider_retries", "Tries after the first, in calls", ["provider", "cause"], registry=registry
         )
+        self._llm_connections = Counter(
+            "offhook_llm_connections_opened", "Connections opened to the model, in calls", ["when"], registry=registry
+        )
+        self._llm_tokens = Counter(
+            "offhook_llm_prompt_tokens",
+            "What the model was asked, as its provider counts",
+            ["cached"],
+            registry=registry,
+        )
         self._reloads = Counter("offhook_reloads", "Changes of agents, tools or clips", ["outcome"], registry=registry)
         self._begin(slots)
 
@@ -218,6 +234,9 @@ class PoolMetrics:
             self._failovers.labels(loss, outcome)
         for provider, cause in itertools.product(PROVIDERS, Setback):
             self._retries.labels(provider, cause)
+        for when, cached in zip(Opened, ("yes", "no"), strict=True):
+            self._llm_connections.labels(when)
+            self._llm_tokens.labels(cached)
         for reload in ReloadOutcome:
             self._reloads.labels(reload)
         for reason in EndReason:
@@ -269,6 +288,14 @@ class PoolMetrics:
     def provider_retried(self, provider: Resource, cause: Setback) -> None:
         """Count another try of a provider that failed in a call."""
         self._retries.labels(provider, cause).inc()
+
+    def used(self, amounts: Mapping[str, float]) -> None:
+        """Count what a call used of its model, by the names in `callrecord.Counts`."""
+        awaited, cached = amounts.get("llm_connections_awaited", 0.0), amounts.get("cached_tokens", 0.0)
+        self._llm_connections.labels(Opened.AWAITED).inc(max(0.0, awaited))
+        self._llm_connections.labels(Opened.AHEAD).inc(max(0.0, amounts.get("llm_connections", 0.0) - awaited))
+        self._llm_tokens.labels("yes").inc(max(0.0, cached))
+        self._llm_tokens.labels("no").inc(max(0.0, amounts.get("prompt_tokens", 0.0) - cached))
 
     def handoff_refused(self, refusal: UpgradeRefusal) -> None:
         """Count an upgrade the pool refused after the router had handed it over."""

@@ -25,7 +25,7 @@ ENVIRONMENT_ROOMS = {
 REDIS_ROOMS = {"shared/redis_door.py"}
 LABELS = {
     "state", "worker", "resource", "stage", "end_reason", "oddity", "reason", "result", "route", "outcome", "le", "limit",
-    "provider", "cause", "server",
+    "provider", "cause", "server", "when", "cached",
 }  # fmt: skip
 """Closed sets all: `worker` is a slot number, `server` one of the agents file. A call or a phone number is never one."""
 

@@ -10,6 +10,7 @@ from shared.metrics import (
     PROVIDERS,
     SLOW,
     Oddity,
+    Opened,
     PoolMetrics,
     Setback,
     Stage,
@@ -128,6 +129,18 @@ def test_every_retry_of_a_provider_is_counted_by_its_cause(made: CollectorRegist
             assert made.get_sample_value(name, {"provider": provider, "cause": cause}) == 0
     pool.provider_retried(Resource.TTS, Setback.LIMITED)
     assert made.get_sample_value(name, {"provider": "tts", "cause": "limited"}) == 1
+
+
+def test_what_calls_use_of_the_model_is_counted(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    def counts() -> list[float | None]:
+        connections = [value(made, "offhook_llm_connections_opened_total", when=when) for when in Opened]
+        return connections + [value(made, "offhook_llm_prompt_tokens_total", cached=cached) for cached in ("yes", "no")]
+
+    assert counts() == [0, 0, 0, 0]
+    pool.used({"tts_characters": 40})
+    pool.used({"llm_connections": 3, "llm_connections_awaited": 1, "prompt_tokens": 1500, "cached_tokens": 1024})
+    pool.used({"llm_connections": -3, "prompt_tokens": -1.5})
+    assert counts() == [2, 1, 1024, 476]
 
 
 def test_a_failed_warm_up_never_invents_a_label(made: CollectorRegistry, pool: PoolMetrics) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 from shared import logs
 from shared.agents import Agent
 from shared.agents_file import load_agents
-from shared.calls import EndReason, IncomingCall
+from shared.calls import EndReason
 from shared.channel import Channel
 from shared.clips import load_clip, load_manifest
 from shared.errors import WarmupFailed
@@ -214,12 +214,12 @@ class _Child:
     def _received(self, message: Any, fds: list[int]) -> None:
         match message:
             case Prepare():
-                self._prepare(message.call, message.agent, message.reserved_at)
+                self._prepare(message)
             case Bind():
                 self._bound, self._resumed = True, message.resume is not None
                 self._orphan.serve(message, self._journal)
                 self._note_beginning(message)
-                self._prepare(message.call, message.agent, message.reserved_at)
+                self._prepare(message)
                 self._pipeline.begin()  # with the voice of that agent
                 tape = Tape(fds[1]) if len(fds) > 1 else None
                 self._tasks.go(self._serve(message, socket.socket(fileno=fds[0]), tape))
@@ -252,14 +252,16 @@ class _Child:
             self._tasks.go(self._orphan.run(self._serving.end_stored.set))
         return True
 
-    def _prepare(self, call: IncomingCall, agent: Agent, reserved_at: float) -> None:
+    def _prepare(self, message: Prepare | Bind) -> None:
         if self._prepared is not None:
             return
-        self._reserved_at = reserved_at
+        call, agent = message.call, message.agent
+        self._reserved_at = message.reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
         self._agent = agent
         self._serving.use(agent)  # before the pipeline looks at its session: which tools there are is the agent's
         self._pipeline.prepare(agent, self._serving.session, call)
+        self._pipeline.llm.sit(message.seat)
         self._know(Values(call.caller, call.called, agent.name, agent.timezone))
         self._prepared = self._tasks.go(self._open(agent))
 
@@ -278,6 +280,7 @@ class _Child:
             async with asyncio.timeout(MIND_DELAY_S):
                 await self._serving.started.wait()
         await self._pipeline.open_mind()
+        self._pipeline.llm.read_ahead(self._pipeline.context)
         self._beat_now()
         await self._serving.started.wait()
         if not self._resumed:
@@ -355,6 +358,7 @@ class _Child:
                 self._measure(message)
             case Ending():
                 self._pipeline.ear.report()
+                self._pipeline.llm.report()
             case _:
                 pass
         self._orphan.note(message)

@@ -3,6 +3,7 @@
 Ended calls stay for `/call-ended`, which asks why, and so that a ticket cannot admit twice.
 """
 
+import itertools
 import math
 import os
 import socket
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.agents import Agent
-from shared.calls import CALL_TABLE, CallEvent, CallSid, CallState, EndReason, IncomingCall, StreamSid
+from shared.calls import CALL_TABLE, CallEvent, CallSid, CallState, EndReason, IncomingCall, Seat, StreamSid
 from shared.machine import advance
 from shared.messages import Customer, Entry
 from shared.metrics import Loss
@@ -45,6 +46,7 @@ class Call:
         bridged: bridging words were played since then.
         resumes: how often another worker took it over.
         deaths: how many workers it lost in quick succession.
+        seat: given by the book.
     """
 
     incoming: IncomingCall
@@ -69,6 +71,7 @@ class Call:
     bridged: bool = False
     reason: EndReason | None = None
     ended_at: float = math.inf
+    seat: Seat = field(default_factory=Seat)
 
     @property
     def sid(self) -> CallSid:
@@ -99,6 +102,7 @@ class Book:
         self._live: dict[CallSid, Call] = {}
         self._ended: dict[tuple[CallSid, int], Call] = {}  # in the order of their ends
         self._streaming = 0
+        self._left_at: dict[tuple[str, int], float] = {}  # when a seat of an agent was left
 
     @property
     def streaming(self) -> int:
@@ -121,6 +125,7 @@ class Book:
         """Write down a call; a new attempt takes the place of an ended one with the same number."""
         key = (call.sid, call.attempt)
         self._ended.pop(key, None)
+        call.seat = self.seat_for(call)
         self._calls[key] = call
         self._live[call.sid] = call
 
@@ -140,6 +145,7 @@ class Book:
             return False
         self.step(call, CallEvent.END)
         call.reason, call.ended_at = reason, now
+        self._left_at[call.agent.name, call.seat.number] = now
         call.journal.clear()
         if call.tape is not None:
             os.close(call.tape)
@@ -149,6 +155,14 @@ class Book:
         self._ended[call.sid, call.attempt] = call
         self._forget(now)
         return True
+
+    def seat_for(self, call: Call) -> Seat:
+        """Give the seat a call is to have among those of its agent that are not over."""
+        agent = call.agent.name
+        taken = {each.seat.number for each in self._live.values() if each.agent.name == agent and each is not call}
+        number = next(number for number in itertools.count() if number not in taken)
+        left_at = self._left_at.get((agent, number))
+        return Seat(number=number, idle_s=None if left_at is None else max(0.0, call.reserved_at - left_at))
 
     def _forget(self, now: float) -> None:
         while self._ended:

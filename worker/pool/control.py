@@ -134,7 +134,7 @@ class Control:
         self._house.roster.step(worker, WorkerEvent.RESERVE, now)
         worker.refill_at = now + REFILL_DELAY_S
         self._tape(call)
-        worker.tell(Prepare(call=call.incoming, agent=call.agent, reserved_at=call.reserved_at))
+        worker.tell(Prepare(call=call.incoming, agent=call.agent, reserved_at=call.reserved_at, seat=call.seat))
         self._house.changed()
 
     def _count_cold(self, key: tuple[CallSid, int]) -> None:
@@ -178,7 +178,13 @@ class Control:
             sock.close()  # the caller is gone; the promise runs out by itself
             return
         call.accepted_at = message.accepted_at
-        bind = Bind(call=call.incoming, agent=call.agent, accepted_at=call.accepted_at, reserved_at=call.reserved_at)
+        bind = Bind(
+            call=call.incoming,
+            agent=call.agent,
+            accepted_at=call.accepted_at,
+            reserved_at=call.reserved_at,
+            seat=call.seat,
+        )
         descriptors = (sock.fileno(), self._tape(call))
         while worker is not None and not worker.give(bind, call.journal, *descriptors):
             worker = self._worker_for(call)
@@ -225,6 +231,7 @@ class Control:
                 call_sid=ticket.call_sid, caller="", called="", trace_id=ticket.trace_id, attempt=ticket.attempt
             )
             call = Call(incoming, house.agents().serving(incoming.called), ticket, now)
+            call.seat = house.book.seat_for(call)
             house.book.step(call, CallEvent.RESERVE)
             return call
         if call.state is CallState.PROMISED:

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from shared import logs
+from shared.callrecord import amounts
 from shared.calls import CallState, EndReason
 from shared.channel import close_all
 from shared.messages import (
@@ -109,6 +110,8 @@ class Crew:
             case Entry() if call.state is not CallState.ENDED:
                 call.journal.append(message)
                 self._copies.append(call)
+                if message.kind == "used":
+                    self._house.metrics.used(amounts(message.text))
             case Ending():
                 self._house.ended(call, message.reason)
             case Closed():

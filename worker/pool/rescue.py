@@ -125,6 +125,7 @@ class Rescue:
                 bridged=call.bridged,
                 hung=call.loss is Loss.STALLED,
             ),
+            seat=call.seat,
         )
         tape = () if call.tape is None else (call.tape,)
         return worker.give(bind, call.journal, call.stream.fileno(), *tape)

@@ -27,6 +27,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.services.openai.llm import OpenAILLMService
 
 from shared.agents import Agent
+from shared.calls import Seat
 from shared.metrics import Setback
 from shared.settings import Settings
 from shared.variables import Values
@@ -69,7 +70,7 @@ class WarmOpenAILLM(OpenAILLMService):
         self._sends_key = takes_key(settings.openai_prompt_cache_key, settings.openai_base_url)
         self._reads_ahead = settings.openai_cache_warmup
         self._place = settings.pool_id or socket.gethostname()
-        self._key = ""
+        self._seat, self._key = Seat(), ""
         self._reading: asyncio.Task[None] | None = None
         self._beside: Counter[str] = Counter()  # used, and not told yet
         self._told = {"llm_connections": 0, "llm_connections_awaited": 0}
@@ -106,14 +107,16 @@ class WarmOpenAILLM(OpenAILLMService):
         await self._spares.stop()
         await super().cleanup()
 
-    def become(self, agent: Agent, seat: int = 0) -> None:
-        """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer.
-
-        `seat` tells the call from others of this agent in this pool at the same time.
-        """
+    def become(self, agent: Agent) -> None:
+        """Take the prompt of an agent, at once: a settings frame would be applied later and in steps, beside the customer."""
         self._agent = agent
-        self._key = cache_key(agent, self._place, seat) if self._sends_key else ""
+        self.sit(self._seat)
         self.know(Values(agent=agent.name, zone=agent.timezone))
+
+    def sit(self, seat: Seat) -> None:
+        """Take a seat among the agent's calls, which decides with whom this one has a cache in common."""
+        self._seat = seat
+        self._key = cache_key(self._agent, self._place, seat.number) if self._sends_key else ""
 
     def know(self, values: Values) -> None:
         """Put what is known of the call into the agent's prompt, at once; again when more is known."""
@@ -134,12 +137,13 @@ class WarmOpenAILLM(OpenAILLMService):
             params["messages"] = [*params["messages"], beginning, {"role": "system", "content": NOTE}]
         return params
 
-    def read_ahead(self, context: LLMContext, idle_s: float | None = None) -> None:
+    def read_ahead(self, context: LLMContext) -> None:
         """Have the provider read what all calls of this agent begin with, so that it knows it at the first answer.
 
-        Only where that is wanted, worth it, and not known there from a request `idle_s` ago (None: there was none). Nothing
-        waits for it, and nobody hears what it answers.
+        Only where that is wanted, worth it, and not known there from the former call on this seat. Nothing waits for it, and
+        nobody hears what it answers.
         """
+        idle_s = self._seat.idle_s
         if self._reads_ahead and self._reading is None and (idle_s is None or idle_s > HOT_S):
             self._reading = asyncio.create_task(self._read_ahead(context))
 
