@@ -53,7 +53,7 @@ async def one_by_one(stack: Stack, count: int, within_s: float, *, pause: bool) 
     for _ in _while_time(count, within_s):
         await stack.ready()
         async with _carrier(stack, pause=pause) as carrier:
-            calls.append(await _stay(carrier, LISTEN_S))
+            calls.append(await stay(carrier, LISTEN_S))
     return await gathered(stack, calls)
 
 
@@ -61,7 +61,7 @@ async def at_once(stack: Stack, count: int, *, pause: bool, listen_s: float = LI
     """Place calls in the same moment and hang up all of them after `listen_s` of agent audio began."""
     await stack.ready()
     async with _carrier(stack, pause=pause) as carrier:
-        calls = await asyncio.gather(*(_stay(carrier, listen_s) for _ in range(count)))
+        calls = await asyncio.gather(*(stay(carrier, listen_s) for _ in range(count)))
     return await gathered(stack, list(calls))
 
 
@@ -105,12 +105,17 @@ def _carrier(stack: Stack, *, pause: bool) -> Carrier:
     return stack.carrier(answer_delay_s=random.uniform(*PAUSE_S) if pause else 0.0)
 
 
-async def _stay(carrier: Carrier, listen_s: float) -> Call:
-    """Place a call, hear the agent for a while, hang up. A call that fails is left as it is: its moments are missing."""
+async def stay(carrier: Carrier, listen_s: float, until: asyncio.Event | None = None) -> Call:
+    """Place a call, hear the agent for a while, hang up. A call that fails is left as it is: its moments are missing.
+
+    With `until` it is up at least until that is set.
+    """
     call = await carrier.dial()
     try:
         await call.until(lambda: bool(call.streams and call.streams[0].media))
         await asyncio.sleep(listen_s)
+        if until is not None:
+            await until.wait()
         await call.hangup()
         await call.ended()
     except CallFailed:

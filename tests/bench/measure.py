@@ -63,6 +63,12 @@ def trailing_quiet_s(ulaw: bytes) -> float:
     return len(ulaw) / RATE_HZ
 
 
+def leading_quiet_s(ulaw: bytes) -> float:
+    """How long a recording goes on before its first audible sample (8 kHz mu-law)."""
+    first = next((index for index, byte in enumerate(ulaw) if (~byte >> 4) & 7 > QUIET_EXPONENT), len(ulaw))
+    return first / RATE_HZ
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A recording that was said: when its last audible sample was sent, and which utterances came before any reply."""

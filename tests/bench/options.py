@@ -38,6 +38,19 @@ class Extent:
     budget_s: float = 270.0
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """How much of the comparison with the stock bot and the old flow is done."""
+
+    crowds: tuple[tuple[int, int], ...]  # calls at once, and rounds of that
+    talks: int  # rounds of one conversation with each system
+    questions: int  # answered to the end in a conversation
+    interruptions: int  # answers interrupted after them
+    ladder: tuple[int, ...]  # talking calls, step by step
+    step_rounds: int  # questions of each call in a step
+    ladder_s: float  # time for all steps
+
+
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
 QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0,
               kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6, tool_rounds=40)  # fmt: skip
