@@ -29,6 +29,7 @@ from tests.standins import rules
 from tests.standins.control import Control, parser, serve, settings_from
 from tests.standins.openai_cache import CHARACTERS_PER_TOKEN, PromptCache, written
 from tests.standins.openai_speech import Desk, SpeechSettings
+from tests.standins.openai_speech_wire import SPEECH_MODELS, TRANSCRIPTION_MODELS
 from tests.standins.speech import ScriptedSpeech
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LONGEST_CACHE_KEY = 64  # characters
-MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini")
+MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", *SPEECH_MODELS, *TRANSCRIPTION_MODELS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,12 @@ class Desk:
         except wire.Refused as problem:
             return JSONResponse(problem.body(), problem.status)
         entry = self.control.note(
-            "speech", text=asked.input, voice=asked.voice, model=asked.model, connection=state["connection"]
+            "speech",
+            text=asked.input,
+            voice=asked.voice,
+            model=asked.model,
+            instructions=asked.instructions,
+            connection=state["connection"],
         )
         self.control.counters["characters"] += len(asked.input)
         if settings.stall_speech:
