@@ -166,7 +166,8 @@ class HostLine:
                 self._changed()
 
     def _changed(self) -> None:
-        self.offered = {name: tool for tools in self._by_server.values() for name, tool in tools.items()}
+        servers = sorted(self._by_server)  # whichever connected first: the model's provider caches them in their order
+        self.offered = {name: tool for server in servers for name, tool in self._by_server[server].items()}
         self.on_offered()
 
     def _lost(self, why: str) -> None:
