@@ -7,8 +7,8 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """When the caller is taken to speak, to have finished, and to interrupt. Times in seconds.
 
     `start`: how long a voice must be there until it counts as speech, and `stop` how long it must be away until it counts as
-    a pause. `confidence` (0-1) is how sure the voice detector must be, `min_volume` (0-1) how loud the voice; telephone
-    speech at -20 dBFS is 0.4.
+    a pause. `confidence` (0-1) is how sure the voice detector must be, `min_volume` how loud the voice (0.6: -50 LUFS, 0.9:
+    -20 LUFS, as it comes over 0.4 s); it rises to that within some 0.1 s.
     `smart`: a model judges at each pause whether the caller has finished. Without it every pause is an end. `patience` is how
     long a pause that did not sound like an end must last until it is one all the same.
     `min_words`: how many words interrupt the agent while it speaks. With 0 a voice does at once.

@@ -1,9 +1,12 @@
 """The listener: what it hears goes to the ear and the models at once, and only conclusions go on."""
 
+import itertools
 import warnings
 
+import numpy as np
 import pytest
 from pipecat.audio.turn.base_turn_analyzer import EndOfTurnState
+from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADState
 from pipecat.frames.frames import Frame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
 
@@ -13,7 +16,7 @@ from shared.turns import Turns
 from tests.pool_process import eventually
 from tests.standins.process import ROOT
 from worker.call.listener import Listener
-from worker.call.models import Models, load_models
+from worker.call.models import Models, PhoneVAD, load_models, vad_params
 from worker.call.turns import PatienceOver
 
 with warnings.catch_warnings():
@@ -144,3 +147,23 @@ async def test_a_caller_whose_stream_dries_up_in_mid_word_has_ceased_to_speak(mo
     await eventually(lambda: rig.concluded[-1] is VADUserStoppedSpeakingFrame)
     rig.hear(QUIET)
     assert rig.concluded[-1] is VADUserStartedSpeakingFrame
+
+
+@pytest.mark.parametrize("attenuation", [1.0, 0.1])
+@pytest.mark.parametrize("noise", [0, 30, 200])
+def test_the_voice_detector_hears_the_same_whether_or_not_it_looks_at_silence(attenuation: float, noise: int) -> None:
+    """The model is not run on silence; what it says of the speech after it is the same within three windows."""
+    random = np.random.default_rng(7)
+    said = audioop.mul(
+        audioop.ulaw2lin(QUIET * 100 + spoken() + QUIET * 60 + spoken("yes") + QUIET * 60, 2), 2, attenuation
+    )
+    pcm = (np.frombuffer(said, "<i2") + random.normal(0, noise or 1e-9, len(said) // 2)).astype("<i2").tobytes()
+    thrifty, plain = PhoneVAD(vad_params(Turns())), SileroVADAnalyzer(sample_rate=8000, params=vad_params(Turns()))
+    changes = []
+    for vad in (thrifty, plain):
+        vad.set_sample_rate(8000)
+        states = [vad._run_analyzer(pcm[at : at + 512]) for at in range(0, len(pcm) - 512, 512)]
+        speaking = [state in {VADState.SPEAKING, VADState.STOPPING} for state in states]
+        changes.append([index for index, (one, other) in enumerate(itertools.pairwise(speaking)) if one != other])
+    assert len(changes[0]) == len(changes[1]) >= 4
+    assert max(abs(one - other) for one, other in zip(*changes, strict=True)) <= 3

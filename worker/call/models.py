@@ -1,5 +1,7 @@
 """The local models of a worker, loaded in the zygote: the voice detector and the one that tells a pause from an end."""
 
+import warnings
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,20 +9,60 @@ import numpy as np
 from loguru import logger as pipecat_log
 from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
+from pipecat.audio.utils import exp_smoothing
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams, VADState
 
 from shared.turns import Turns
 from worker.call.playout import RATE
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
+    import audioop
+
 SAMPLE_BYTES: Final = 2
+
+FLOOR_RMS: Final = 33
+"""Of 32768, -60 dBFS: no word begins so softly on a telephone. With -55 dBFS, soft speakers were noticed 0.15 s later."""
+
+RUN_UP: Final = 4
+"""How many windows (32 ms) before the first loud one the model is shown: it judges a sound by what was before it."""
+
+
+class PhoneVAD(SileroVADAnalyzer):
+    """The voice detector, which does not run its model on silence.
+
+    Most of what a caller sends is silence, and the model was half of what listening costs (a silent call takes 2.1 instead of
+    3.5 % of a core). In a pause within speech it runs as always.
+    """
+
+    def __init__(self, params: VADParams) -> None:
+        super().__init__(sample_rate=RATE, params=params)
+        self._left_out: deque[bytes] = deque(maxlen=RUN_UP)
+        self._silent = False
+
+    def voice_confidence(self, buffer: bytes) -> float:
+        """Say how sure it is that this window has a voice in it (0-1)."""
+        self._silent = self._vad_state is VADState.QUIET and audioop.rms(buffer, SAMPLE_BYTES) < FLOOR_RMS
+        if self._silent:
+            self._left_out.append(buffer)
+            return 0.0
+        while self._left_out:
+            super().voice_confidence(self._left_out.popleft())
+        return super().voice_confidence(buffer)
+
+    def _get_smoothed_volume(self, audio: bytes) -> float:
+        if not self._silent:
+            return super()._get_smoothed_volume(audio)
+        self._volume_tracker.update(audio, self.sample_rate)
+        return exp_smoothing(0.0, self._prev_volume, self._smoothing_factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
     """Every fork has its own copy of their state; the weights are shared."""
 
-    vad: SileroVADAnalyzer
+    vad: PhoneVAD
     turn: LocalSmartTurnAnalyzerV3
 
     def use(self, turns: Turns) -> None:
@@ -37,11 +79,11 @@ class Models:
 def load_models() -> Models:
     """Load the models and run each once, without starting a thread: for the zygote."""
     pipecat_log.remove()
-    vad = SileroVADAnalyzer(sample_rate=RATE, params=vad_params(Turns()))
+    vad = PhoneVAD(vad_params(Turns()))
     turn = LocalSmartTurnAnalyzerV3(sample_rate=RATE, params=SmartTurnParams())
     vad.set_sample_rate(RATE)
     turn.set_sample_rate(RATE)
-    vad.voice_confidence(bytes(SAMPLE_BYTES * vad.num_frames_required()))
+    SileroVADAnalyzer.voice_confidence(vad, bytes(SAMPLE_BYTES * vad.num_frames_required()))
     vad._model.reset_states()  # type: ignore[no-untyped-call]  # noqa: SLF001 - the rehearsal must leave no trace in a caller's stream
     turn._predict_endpoint(np.zeros(RATE, dtype=np.float32))  # noqa: SLF001 - as above, without its thread
     return Models(vad, turn)
