@@ -36,6 +36,9 @@ REFRESH_S: Final = 45.0
 LEAST_REFRESH_S: Final = 1.0
 """How often a spare is used at most, where a server closes idle connections early (uvicorn after 5 s)."""
 
+OURS: Final = 0.9
+"""From which part of `EXPIRY_S` on it was our own clock that has ended a spare, and not its server."""
+
 EARLY: Final = 0.5
 """When a spare is used, as a part of the time after which the server was seen to close one."""
 
@@ -193,7 +196,7 @@ class Spares:
         """Close what is of no use any more, and learn how long a server leaves connections open."""
         now = time.monotonic()
         dead = [spare for spare in self._spares if not _alive(spare)]
-        closed_after_s = [idle_s for spare in dead if (idle_s := now - self._spares[spare].at) < EXPIRY_S]
+        closed_after_s = [idle_s for spare in dead if (idle_s := now - self._spares[spare].at) < OURS * EXPIRY_S]
         if closed_after_s:
             self._every_s = max(LEAST_REFRESH_S, min(self._every_s, EARLY * min(closed_after_s)))
             self._closings += len(closed_after_s)
