@@ -172,6 +172,7 @@ class SttSession:
             if commit.asked and desk.settings.stt_twice_next:
                 desk.spend("stt_twice_next")
                 await self._send_final(text)
+                desk.control.counters["repeated"] += 1
 
     async def _send_final(self, text: str) -> None:
         await self._socket.send(wire.transcript("committed_transcript", text))
