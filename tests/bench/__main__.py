@@ -1,6 +1,6 @@
-"""`make bench`: every number of the project's targets, in one run, on this machine.
+"""`make bench`: this project beside the stock Pipecat bot and the old flow, and its own numbers, in one run on this machine.
 
-    python -m tests.bench [--quick] [--json FILE] [--report FILE]
+    python -m tests.bench [beside | own | faults] [--quick] [--json FILE] [--report FILE]
 
 Exit 0 when everything was measured, whether or not the targets were met: a benchmark reports, it does not test.
 """
@@ -16,15 +16,19 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tests.bench.document import document
+import uvloop
+
+from tests.bench import beside, plan, plots
+from tests.bench.document import PLOTS, document, with_section
 from tests.bench.machine import OthersShare, machine, versions
 from tests.bench.options import Options, parse
-from tests.bench.plan import Results, measure
 from tests.bench.report import figures, text
 from tests.standins.process import StandinFailed
 
 if TYPE_CHECKING:
+    from tests.bench.compare import Comparison
     from tests.bench.figures import Figure
+    from tests.bench.plan import Results
 
 STOPPED = 130
 
@@ -35,7 +39,7 @@ def main() -> int:
     about = machine()
     share = OthersShare()
     try:
-        results = asyncio.run(_measure(options))
+        results = uvloop.run(_measure(options))  # the carrier of the bench has many calls in one thread
     except (StandinFailed, AssertionError, OSError) as error:
         print(f"offhook: the bench could not go on: {error}", file=sys.stderr)
         return 1
@@ -44,14 +48,36 @@ def main() -> int:
     extent = options.extent
     found = figures(results, extent.at_once, extent.ready, extent.few_ready)
     remarks = [*_remarks(results), share.remark()]
+    if results.comparison is not None:
+        print(beside.text(beside.rows(results.comparison)))
+        print("\n" + "\n".join(results.comparison.notes))
     print(text(found))
     print("\n" + "\n".join(remarks))
     if options.json is not None:
-        options.json.write_text(json.dumps(_values(found, about), indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(_values(found, about, results), indent=1) + "\n", encoding="utf-8")
     if options.report is not None:
-        options.report.write_text(document(found, about, remarks), encoding="utf-8")
-        print(f"written to {options.report}")
+        _report(options, found, about, remarks, results.comparison)
     return 0
+
+
+def _report(
+    options: Options, found: list[Figure], about: dict[str, str], remarks: list[str], comparison: Comparison | None
+) -> None:
+    """Write the document, with the charts of a comparison beside it."""
+    assert options.report is not None
+    before = options.report.read_text(encoding="utf-8") if options.report.exists() else ""
+    if options.kind != "beside":
+        written = with_section(before, options.kind, found, about, remarks)
+    else:
+        written = document(found, about, remarks, comparison, before)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(written, encoding="utf-8")
+    if comparison is not None:
+        folder = options.report.parent / PLOTS
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, chart in beside.charts(comparison).items():
+            (folder / name).write_text(plots.svg(chart), encoding="utf-8")
+    print(f"written to {options.report}")
 
 
 async def _measure(options: Options) -> Results:
@@ -60,9 +86,17 @@ async def _measure(options: Options) -> Results:
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await measure(
-        options.extent, lambda what: print(f"{time.monotonic() - begun:6.1f} s  {what}", file=sys.stderr, flush=True)
-    )
+
+    def say(what: str) -> None:
+        print(f"{time.monotonic() - begun:6.1f} s  {what}", file=sys.stderr, flush=True)
+
+    match options.kind:
+        case "beside":
+            return await plan.beside(options.extent, options.beside, say)
+        case "own":
+            return await plan.own(options.extent, say)
+        case "faults":
+            return await plan.faults(options.extent, say)
 
 
 def _remarks(results: Results) -> list[str]:
@@ -85,10 +119,11 @@ def _remarks(results: Results) -> list[str]:
     return [*remarks, *results.left_out]
 
 
-def _values(found: list[Figure], about: dict[str, str]) -> dict[str, object]:
+def _values(found: list[Figure], about: dict[str, str], results: Results) -> dict[str, object]:
     return {
         "machine": about,
         "packages": versions(),
+        "comparison": asdict(results.comparison) if results.comparison is not None else None,
         "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in found],
     }
 

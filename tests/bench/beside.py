@@ -86,11 +86,17 @@ def figures(found: Comparison) -> list[Figure]:
                targets.BARGE_IN, missing=barge_ins.count(None)),
         Figure(GROUP, "model connections opened after the first answer, for each call",
                tuple(map(float, found.later_connections[OURS])), targets.LATER_CONNECTIONS, unit=""),
+    ] + ([] if not _far(found) else [
         Figure(GROUP, "calls per core at equal answers, ratio to stock's", ratio, targets.CALLS_RATIO, unit="",
                note=f"{_limit(ours)} and {_limit(stock)}"),
         Figure(GROUP, f"longest outgoing gap with {TEN} talking calls on one core",
                (max(ten.gaps, default=0.0),) if ten else (), targets.TEN_CALLS_GAP),
-    ]  # fmt: skip
+    ])  # fmt: skip
+
+
+def _far(found: Comparison) -> bool:
+    """Whether the steps went as far as the targets do; a short run does not try."""
+    return any(one.calls >= TEN or one.missing for one in found.steps[OURS])
 
 
 def charts(found: Comparison) -> dict[str, Chart]:
@@ -140,6 +146,24 @@ def markdown(found: Sequence[Row]) -> str:
     """Lay the table out for BENCHMARKS.md."""
     lines = ["| " + " | ".join(HEADER) + " |", "|---|---" + "|--:" * (len(HEADER) - 2) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in found)])
+
+
+def steps(found: Comparison) -> str:
+    """Lay the steps of talking calls out for BENCHMARKS.md, with those that do not count."""
+    lines = ["| calls | system | answer p50 | p95 | not answered | outgoing gaps | longest | CPU of a call | |",
+             "|--:|---|--:|--:|--:|--:|--:|--:|---|"]  # fmt: skip
+    every = [one for name in NAMES for one in found.steps[name]]
+    for one in sorted(every, key=lambda step: (step.calls, NAMES.index(step.system))):
+        cells = (
+            str(one.calls), one.system, _ms(one.median), _ms(_p95(one)), str(one.missing), str(len(one.gaps)),
+            _ms(max(one.gaps, default=0.0)), f"{100 * one.cpu:.1f} %", "does not count" if one.void else "",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if math.isfinite(seconds) else "never"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
-"""How much is measured: everything in five minutes, or enough in one."""
+"""How much is measured: the comparison in ten minutes or in one, and what takes longer by words of its own."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+Kind = Literal["beside", "own", "faults"]
 
 CONNECT_MS: Final = 150
 TTS_FIRST_BYTE_MS: Final = 90
@@ -16,7 +18,7 @@ STT_FINAL_MS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Numbers of calls and rounds; a busy machine does fewer.
+    """Numbers of calls and rounds of what is measured of this project alone; a busy machine does fewer.
 
     What is done one after another ends after `series_s`, and rounds that would not fit into `budget_s` are left out.
     """
@@ -54,13 +56,24 @@ class Beside:
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
 QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0,
               kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6, tool_rounds=40)  # fmt: skip
+SHARE: Final = Extent(singles=10, replies=0, rounds=1, series_s=15.0, tool_rounds=100)
+"""What of this project alone is measured with the comparison."""
+
+QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=1, series_s=3.0, at_once=4, ready=8, tool_rounds=10)
+
+BESIDE: Final = Beside(crowds=((1, 6), (10, 2), (30, 2)), talks=3, questions=3, interruptions=2,
+                       ladder=(2, 6, 10, 14, 18, 22, 26, 30), step_rounds=2, ladder_s=310.0)  # fmt: skip
+QUICK_BESIDE: Final = Beside(crowds=((1, 1), (4, 1)), talks=1, questions=2, interruptions=1,
+                             ladder=(2,), step_rounds=1, ladder_s=18.0)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """The command line and QUICK."""
 
+    kind: Kind
     extent: Extent
+    beside: Beside
     quick: bool
     json: Path | None
     report: Path | None
@@ -69,10 +82,16 @@ class Options:
 def parse(arguments: list[str], quick: str) -> Options:
     """Read the command line; `quick` is the value of the environment's QUICK."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure offhook on this machine.")
+    parser.add_argument(
+        "kind", nargs="?", choices=["beside", "own", "faults"], default="beside",
+        help="beside: this project, the stock Pipecat bot and the old flow in turns, and the main figures of this project "
+             "(default); own: long series of this project alone; faults: workers killed, parts restarted, bursts",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="fewer calls, about a minute, as QUICK=1 does")
     parser.add_argument("--json", type=Path, help="write every value to this file as well")
     parser.add_argument("--report", type=Path, help="write the report here (default: BENCHMARKS.md, not with QUICK)")
     parsed = parser.parse_args(arguments)
     fast = parsed.quick or quick.lower() not in {"", "0", "false", "no"}
     report = parsed.report or (None if fast else Path("BENCHMARKS.md"))
-    return Options(QUICK if fast else FULL, fast, parsed.json, report)
+    of_ours = (QUICK_SHARE if fast else SHARE) if parsed.kind == "beside" else (QUICK if fast else FULL)
+    return Options(parsed.kind, of_ours, QUICK_BESIDE if fast else BESIDE, fast, parsed.json, report)

@@ -1,23 +1,27 @@
-"""What is measured, in which order: two installations, one with few ready workers and one with many."""
+"""What is measured, in which order. Each kind of run starts installations of its own, with few ready workers or with many."""
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tests.bench import calls, kills, memory, outages, tools
+from tests.bench.compare import compare
 from tests.bench.histogram import edges
 from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
+from tests.bench.systems import MODELS, OURS, running
 from tests.stack import Plan, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.bench.calls import Heard
+    from tests.bench.compare import Comparison
     from tests.bench.measure import Measured
     from tests.bench.memory import Memory
-    from tests.bench.options import Extent
+    from tests.bench.options import Beside, Extent
 
 LOOKUP_MS: Final = 500
 SEED: Final = 20_261
@@ -48,11 +52,33 @@ class Results:
     redis: outages.Restart = field(default_factory=outages.Restart)
     burst: outages.Burst = field(default_factory=outages.Burst)
     tools: tools.Trips = field(default_factory=tools.Trips)
+    comparison: Comparison | None = None
     left_out: list[str] = field(default_factory=list)
 
 
-async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
-    """Measure everything within the extent."""
+async def beside(extent: Extent, comparison: Beside, say: Callable[[str], None]) -> Results:
+    """Compare with the stock bot and the old flow, and measure the main figures of this project beside that."""
+    results = Results()
+    say(f"starting this project with {extent.ready} ready workers, the stock bot and the old flow")
+    async with running(_plan(extent.ready, 4, lookup_ms=LOOKUP_MS)) as field_:
+        stack = field_.stack
+        results.build_s, results.build_edges = _built(stack)
+        results.comparison = found = await compare(field_, comparison, random.Random(SEED), say)
+        results.many = found.parked
+        results.singles_paused = found.crowds[1].ours
+        results.bursts_paused = found.crowds[max(found.crowds)].ours if len(found.crowds) > 1 else []
+        say(f"{extent.singles} calls one after another, without the carrier's pause")
+        results.singles_at_once = await calls.one_by_one(stack, extent.singles, extent.series_s, pause=False)
+        say(f"{extent.at_once} calls at once, without the carrier's pause")
+        results.bursts_at_once = await calls.at_once(stack, extent.at_once, pause=False)
+        await _knowing(stack, extent, results, say)
+    say(f"tools, {extent.tool_rounds} requests of each kind")
+    results.tools = await tools.measure(extent.tool_rounds)
+    return results
+
+
+async def own(extent: Extent, say: Callable[[str], None]) -> Results:
+    """Measure this project alone, in long series."""
     results, ends = Results(), time.monotonic() + extent.budget_s
     say(f"starting with {extent.few_ready} ready workers")
     async with Stack(_plan(extent.few_ready, 4)) as stack:
@@ -66,13 +92,21 @@ async def measure(extent: Extent, say: Callable[[str], None]) -> Results:
     say(f"starting with {extent.ready} ready workers")
     async with Stack(_plan(extent.ready, extent.at_once)) as stack:
         await _crowd(stack, extent, results, say, ends)
-        say(f"{extent.burst} calls in one moment on {extent.ready} ready workers")
-        results.burst = await outages.burst(stack, extent.burst, extent.restart_calls)
-    say(f"starting with {extent.few_ready} ready workers, for faults")
-    async with Stack(_plan(extent.few_ready, 4)) as stack:
-        await _faults(stack, extent, results, say)
     say(f"tools, {extent.tool_rounds} requests of each kind")
     results.tools = await tools.measure(extent.tool_rounds)
+    return results
+
+
+async def faults(extent: Extent, say: Callable[[str], None]) -> Results:
+    """Take workers and parts away while calls are up, and let many more call than there are workers."""
+    results = Results()
+    say(f"starting with {extent.few_ready} ready workers")
+    async with Stack(_plan(extent.few_ready, 4)) as stack:
+        await _faults(stack, extent, results, say)
+    say(f"starting with {extent.ready} ready workers")
+    async with Stack(_plan(extent.ready, extent.at_once)) as stack:
+        say(f"{extent.burst} calls in one moment on {extent.ready} ready workers")
+        results.burst = await outages.burst(stack, extent.burst, extent.restart_calls)
     return results
 
 
@@ -91,8 +125,7 @@ async def _faults(stack: Stack, extent: Extent, results: Results, say: Callable[
 
 async def _crowd(stack: Stack, extent: Extent, results: Results, say: Callable[[str], None], ends: float) -> None:
     results.many = memory.look(stack.pool.pid, stack.router.pid)
-    results.build_s = [float(line["build_s"]) for line in stack.pool.lines() if line.get("event") == "parked"]
-    results.build_edges = edges(stack.fetch(f"{stack.pool_url}/metrics"), "offhook_pipeline_creation_seconds")
+    results.build_s, results.build_edges = _built(stack)
     await _knowing(stack, extent, results, say)
     for number in range(extent.rounds):
         if number and time.monotonic() + SLOW_ROUND_S > ends:
@@ -128,8 +161,16 @@ async def _knowing(stack: Stack, extent: Extent, results: Results, say: Callable
     await stack.supabase.control(customers=[], latency_ms=0)
 
 
-def _plan(ready: int, prefetchers: int) -> Plan:
+def _built(stack: Stack) -> tuple[list[float], list[float]]:
+    """How long workers took to be ready, in their words and in the pool's."""
+    said = [float(line["build_s"]) for line in stack.pool.lines() if line.get("event") == "parked"]
+    return said, edges(stack.fetch(f"{stack.pool_url}/metrics"), "offhook_pipeline_creation_seconds")
+
+
+def _plan(ready: int, prefetchers: int, lookup_ms: int = 0) -> Plan:
     return Plan(
+        lookup_ms=lookup_ms,
+        env={"OPENAI_MODEL": MODELS[OURS]},
         pool_ready=ready,
         prefetch_workers=prefetchers,
         connect_ms=CONNECT_MS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import targets, tools
+from tests.bench import beside, targets, tools
 from tests.bench.figures import Figure, Target
 from tests.bench.targets import P50, P99
 
@@ -19,14 +19,18 @@ HEADER: Final = ("", "n", "p50", "p99", "unit", "target", "")
 
 
 def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure]:
-    """Put every number beside its target, and what explains it below."""
-    return [
+    """Put every number that was asked for beside its target, and what explains it below."""
+    own = [
         *_one_after_another(results),
         *_crowd(results, f"{at_once} at once, {ready} ready workers"),
-        *_faults(results),
-        *_overload(results, ready),
         *_workers(results, ready, few),
         *tools.figures(results.tools),
+    ]
+    return [
+        *(beside.figures(results.comparison) if results.comparison is not None else []),
+        *(figure for figure in own if figure.values or figure.missing),
+        *(_faults(results) if results.router.calls else []),
+        *(_overload(results, ready) if results.burst.calls else []),
     ]
 
 
