@@ -65,6 +65,7 @@ class Plan:
     database: Literal["memory", "postgres"] = "memory"  # behind the Supabase stand-in; a real one takes 2 s more
     seed: bool = False  # with a real database: the customers of deploy/supabase/seed.sql
     speech: str = "scripted"
+    elevenlabs: bool = False  # its stand-in as well; who is asked for speech says `env`, or an agent
     connect_ms: int = 20
     tts_first_byte_ms: int = 20
     llm_first_token_ms: int = 30
@@ -148,6 +149,7 @@ class Stack:
         self.redis = RedisServer()
         self.router_port, self.pool_metrics_port, self.prefetch_metrics_port = _free_ports(3)
         self.cartesia: Standin
+        self.elevenlabs: Standin  # of a plan with one
         self.openai: Standin
         self.supabase: Standin
         self.database: PostgresDatabase  # of a plan with a real one
@@ -257,7 +259,9 @@ class Stack:
             if plan.redis:
                 self._note("redis")
                 self.redis.start()
-            self.cartesia = self._standin("cartesia", **self._cartesia_flags())
+            self.cartesia = self._standin("cartesia", **self._speech_flags())
+            if plan.elevenlabs:
+                self.elevenlabs = self._standin("elevenlabs", **self._speech_flags())
             self.openai = self._standin("openai_api", llm_first_token_ms=plan.llm_first_token_ms)
             if started is not None:
                 started.result()
@@ -298,6 +302,12 @@ class Stack:
             "POOL_METRICS_PORT": str(self.pool_metrics_port),
             "PREFETCH_METRICS_PORT": str(self.prefetch_metrics_port),
         }
+        if plan.elevenlabs:
+            settings |= {
+                "ELEVENLABS_API_KEY": "elevenlabs-stand-in",
+                "ELEVENLABS_URL": self.elevenlabs.url,
+                "ELEVENLABS_VOICE_ID": "voice-stand-in",
+            }
         if plan.supabase:
             settings |= {"SUPABASE_URL": self.supabase.url, "SUPABASE_SECRET_KEY": "sb_secret_stand_in"}
         if plan.database == "memory":
@@ -320,7 +330,7 @@ class Stack:
 
     def restart_cartesia(self, port: int) -> None:
         """Start the voice and ear stand-in again on the port it had."""
-        self.cartesia = self._standin("cartesia", port=port, **self._cartesia_flags())
+        self.cartesia = self._standin("cartesia", port=port, **self._speech_flags())
 
     def restart_supabase(self, port: int) -> None:
         """Start the database stand-in again on the port it had; without a real database it is empty."""
@@ -339,7 +349,7 @@ class Stack:
         flags: dict[str, Any] = {"latency_ms": self.plan.lookup_ms}
         return flags | ({"postgres": self.database.dsn} if self.plan.database == "postgres" else {})
 
-    def _cartesia_flags(self) -> dict[str, Any]:
+    def _speech_flags(self) -> dict[str, Any]:
         plan = self.plan
         return {
             "speech": plan.speech,

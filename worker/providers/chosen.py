@@ -13,9 +13,11 @@ from worker.providers.retry import Trouble
 
 EARS: Final[dict[str, str]] = {
     "cartesia": "worker.providers.cartesia_stt:CartesiaEar",
+    "elevenlabs": "worker.providers.elevenlabs_stt:ElevenLabsEar",
 }
 VOICES: Final[dict[str, str]] = {
     "cartesia": "worker.providers.cartesia_tts:CartesiaVoice",
+    "elevenlabs": "worker.providers.elevenlabs_tts:ElevenLabsVoice",
 }
 
 
