@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     openai_api_key: Secret = SecretStr("")
     openai_base_url: Text = "https://api.openai.com/v1"
     openai_model: Text = "gpt-4.1"
-    openai_prompt_cache_key: Text = Field(default="auto", pattern=r"^(auto|always|never)$")
+    openai_prompt_cache: Text = Field(default="auto", pattern=r"^(auto|always|never)$")
     openai_cache_warmup: bool = False
     cartesia_api_key: Secret = SecretStr("")
     cartesia_tts_url: Text = "wss://api.cartesia.ai/tts/websocket"

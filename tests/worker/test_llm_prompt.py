@@ -104,7 +104,7 @@ async def seated(
         openai_api_key="key",
         openai_base_url=f"{standin.url}/v1",
         pool_id="pool",
-        **{"openai_prompt_cache_key": "always", **changes},
+        **{"openai_prompt_cache": "always", **changes},
     )
     llm = WarmOpenAILLM(settings)
     llm.become(agent)
@@ -157,7 +157,7 @@ async def test_the_next_call_on_a_seat_finds_its_beginning_read_and_one_on_anoth
 async def test_a_provider_that_knows_no_keys_is_told_none() -> None:
     async with (
         provider(refuse_cache_key=True) as standin,
-        seated(standin, openai_prompt_cache_key="auto") as llm,
+        seated(standin, openai_prompt_cache="auto") as llm,
         piped(llm) as rig,
     ):
         await rig.send(LLMContextFrame(beginning("Hello.")))

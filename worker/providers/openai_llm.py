@@ -67,7 +67,7 @@ class WarmOpenAILLM(OpenAILLMService):
         self._agent = Agent()
         self._given = ""
         self._asked_at = 0.0
-        self._sends_key = takes_key(settings.openai_prompt_cache_key, settings.openai_base_url)
+        self._sends_key = takes_key(settings.openai_prompt_cache, settings.openai_base_url)
         self._reads_ahead = settings.openai_cache_warmup
         self._place = settings.pool_id or socket.gethostname()
         self._seat, self._key = Seat(), ""
