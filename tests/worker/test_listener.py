@@ -17,7 +17,7 @@ from tests.pool_process import eventually
 from tests.standins.process import ROOT
 from worker.call.listener import Listener
 from worker.call.models import Models, PhoneVAD, load_models, vad_params
-from worker.call.turns import PatienceOver
+from worker.call.turns import PatienceOver, SpokeOn
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -86,6 +86,23 @@ async def test_speech_has_a_beginning_and_an_end_and_the_ear_is_told_at_once() -
     places = [at for _, at in rig.voice]
     assert [0, *places, len(said)] == sorted([0, *places, len(said)])
     assert 25 * FRAME < places[0] < 25 * FRAME + len(spoken())
+
+
+async def test_the_ear_is_asked_before_the_pause_is_one_and_told_when_the_caller_goes_on() -> None:
+    rig = Rig(turns=Turns(stop=0.8))
+    rig.hear(QUIET * 25 + spoken("yes"))
+    while rig.ear.told[-1] != "ended":
+        rig.hear(QUIET)
+    assert rig.listener.silent
+    assert rig.concluded[-1] is VADUserStartedSpeakingFrame, "it is no pause yet"
+    rig.hear(spoken())
+    assert SpokeOn in rig.concluded
+    assert VADUserStoppedSpeakingFrame not in rig.concluded
+    assert not rig.listener.silent
+    rig.hear(QUIET * 100)
+    assert rig.concluded[-1] is VADUserStoppedSpeakingFrame
+    assert rig.ear.told.count("ended") == rig.ear.told.count("began"), "once for each silence"
+    assert rig.listener.silent
 
 
 async def test_silence_concludes_nothing() -> None:

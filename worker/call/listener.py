@@ -16,7 +16,7 @@ from pipecat.frames.frames import Frame, VADUserStartedSpeakingFrame, VADUserSto
 
 from shared.turns import Turns
 from worker.call.models import Models
-from worker.call.turns import PatienceOver
+from worker.call.turns import PatienceOver, SpokeOn
 from worker.providers.interface import Ear
 
 with warnings.catch_warnings():
@@ -25,6 +25,10 @@ with warnings.catch_warnings():
 
 SILENT_STREAM_S: Final = 1.0
 """A caller whose audio stays away for so long has ceased to speak: a carrier sends continuously."""
+
+ASK_AFTER: Final = 0.64
+"""Of the silence that makes a pause: the ear is asked for its words before, since its answer takes as long as the rest does. A
+caller who goes on after all has only had a transcript in two pieces."""
 
 
 class Listener:
@@ -43,6 +47,7 @@ class Listener:
         self._ear: Ear | None = None
         self._turns = Turns()
         self._speaking = False
+        self._asked = False  # for the words of a speech that may be over
         self._heard = 0
         self._heard_at = 0.0
 
@@ -50,6 +55,11 @@ class Listener:
         """Listen with this ear from now on, and take turns in this way."""
         self._ear, self._turns = ear, turns
         self._models.use(turns)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no voice was heard since the ear was asked for its words."""
+        return self._asked or not self._speaking
 
     def hear(self, ulaw: bytes) -> None:
         """Take a piece of the caller's audio (8 kHz mono mu-law, any length). Dropped while nobody has an ear for it."""
@@ -62,10 +72,25 @@ class Listener:
         state = self._models.voice_after(pcm)
         if state is VADState.SPEAKING and not self._speaking:
             self._begin()
+        elif state is VADState.SPEAKING and self._asked:
+            self._go_on()
         elif state is VADState.QUIET and self._speaking:
             self._end()
+        elif state is VADState.STOPPING and not self._asked and self._models.quiet_s >= ASK_AFTER * self._turns.stop:
+            self._ask()
         if self._models.turn.append_audio(pcm, self._speaking) is EndOfTurnState.COMPLETE:
             self._conclude(PatienceOver())
+
+    def _ask(self) -> None:
+        self._asked = True
+        if self._ear is not None:
+            self._ear.speech_ended()
+
+    def _go_on(self) -> None:
+        self._asked = False
+        if self._ear is not None:
+            self._ear.speech_began()
+        self._conclude(SpokeOn())
 
     def _begin(self) -> None:
         self._speaking = True
@@ -76,9 +101,9 @@ class Listener:
         asyncio.get_running_loop().call_later(SILENT_STREAM_S, self._look)
 
     def _end(self) -> None:
-        self._speaking = False
-        if self._ear is not None:
-            self._ear.speech_ended()
+        if not self._asked:
+            self._ask()
+        self._speaking = self._asked = False
         self._on_voice(False, self._heard)
         self._conclude(VADUserStoppedSpeakingFrame(stop_secs=self._turns.stop))
 

@@ -71,6 +71,12 @@ class Models:
         self.turn._params.stop_secs = turns.patience  # noqa: SLF001 - it has no setter,
         self.turn._stop_ms = turns.patience * 1000  # noqa: SLF001 - and keeps it in two places
 
+    @property
+    def quiet_s(self) -> float:
+        """How long a speech under way has been silent."""
+        windows: int = self.vad._vad_stopping_count  # noqa: SLF001 - nobody else counts
+        return windows * self.vad.num_frames_required() / RATE
+
     def voice_after(self, pcm: bytes) -> VADState:
         """Look at the next piece of audio and say whether somebody speaks; at once, 0.1 ms for 32 ms of sound."""
         return self.vad._run_analyzer(pcm)  # noqa: SLF001 - the public way takes a thread, for 2.5 times the CPU

@@ -132,7 +132,7 @@ class AgentPipeline:
                 user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
                     start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
-                    stop=[TurnEnd(turn_analyzer=models.turn)],
+                    stop=[TurnEnd(models.turn, lambda: self.listener.silent)],
                 ),
             ),
         )
