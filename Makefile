@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STAMP := .venv/.offhook-installed
 
 help:  ## list the words
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## make .venv from requirements.lock
 
@@ -39,8 +39,14 @@ coverage: $(STAMP)  ## all tests with branch coverage
 demo: $(STAMP)  ## answer calls on embedded parts; KEEP=1 keeps serving
 	@$(PY) -m deploy.demo
 
-bench: $(STAMP)  ## measure; QUICK=1 takes a minute
+bench: $(STAMP)  ## measure, beside stock Pipecat; ten minutes, QUICK=1 one
 	@$(PY) -m tests.bench
+
+bench-own: $(STAMP)  ## measure this project alone, in long series
+	@$(PY) -m tests.bench own
+
+bench-faults: $(STAMP)  ## measure kills, restarts and bursts
+	@$(PY) -m tests.bench faults
 
 run: $(STAMP)  ## router, pool and prefetchers with the settings of .env
 	@$(PY) -m deploy.run
@@ -48,4 +54,4 @@ run: $(STAMP)  ## router, pool and prefetchers with the settings of .env
 clean:  ## remove what the words above made
 	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 
-.PHONY: help install lock format check test chaos coverage demo bench run clean
+.PHONY: help install lock format check test chaos coverage demo bench bench-own bench-faults run clean

@@ -26,6 +26,7 @@ GREY, INK = "#d9d9d9", "#333333"
 DASHES: Final = ("", "7 4", "2 3")
 TICKS: Final = 6
 HEADROOM: Final = 1.05
+LEAST: Final = 1e-6  # no axis is shorter, and no value on an axis of decades smaller
 
 Point = tuple[float, float]
 
@@ -128,8 +129,10 @@ def svg(chart: Chart) -> str:
 def _scale(values: Sequence[float], axis: Axis, begin: float, end: float) -> _Scale:
     high = axis.most if axis.most is not None else max([value for value in values if math.isfinite(value)], default=1.0)
     if not axis.log:
-        return _Scale(0.0, (high if axis.most is not None else high * HEADROOM) or 1.0, log=False, begin=begin, end=end)
-    low = min([value for value in values if value > 0], default=1.0)
+        return _Scale(
+            0.0, max(LEAST, high if axis.most is not None else high * HEADROOM), log=False, begin=begin, end=end
+        )
+    low = max(LEAST, min([value for value in values if value > 0], default=1.0))
     bottom = math.floor(math.log10(low) + 1e-9)
     top = max(bottom + 1, math.ceil(math.log10(max(high, low)) - 1e-9))
     return _Scale(10.0**bottom, 10.0**top, log=True, begin=begin, end=end)
@@ -137,7 +140,11 @@ def _scale(values: Sequence[float], axis: Axis, begin: float, end: float) -> _Sc
 
 def _draw(whole: Element, line: Line, across: _Scale, up: _Scale, chart: Chart) -> None:
     """Draw a line; what lies above the axis leaves the chart and is not drawn."""
-    seen = [(x, y) for x, y in line.points if not (chart.x.log and x <= 0) and y <= up.high and x <= across.high]
+    seen = [
+        (x, y)
+        for x, y in line.points
+        if not (chart.x.log and x < LEAST) and not (chart.y.log and y < LEAST) and y <= up.high and x <= across.high
+    ]
     places = [(across.place(x), up.place(y)) for x, y in seen]
     if not places:
         return

@@ -10,12 +10,12 @@ import sys
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.bench import processes
 from tests.bench.calls import gathered
 from tests.bench.options import CONNECT_MS
-from tests.stack import AUTH_TOKEN, PUBLIC, ROOT, Stack
+from tests.stack import AUTH_TOKEN, LEXICON, PUBLIC, ROOT, Stack
 from tests.standins.carrier import Carrier
 from tests.standins.carrier_settings import CarrierSettings
 from tests.standins.process import StandinFailed
@@ -25,8 +25,24 @@ if TYPE_CHECKING:
 
     from tests.stack import Plan
     from tests.standins.carrier_call import Call
+    from tests.standins.process import Standin
 
 OURS, STOCK, OLD = "offhook", "stock Pipecat", "old flow"
+__all__ = [
+    "LEXICON",
+    "MODELS",
+    "NAMES",
+    "OLD",
+    "OURS",
+    "STOCK",
+    "Field",
+    "Ours",
+    "Rival",
+    "System",
+    "rivals",
+    "running",
+]
+
 NAMES: Final = (OURS, STOCK, OLD)
 MODELS: Final = {OURS: "gpt-4.1", STOCK: "gpt-4o-mini", OLD: "gpt-4o"}
 """Each asks for another model, so that the stand-in's log says whose completion it was."""
@@ -89,6 +105,7 @@ class Rival:
     process: subprocess.Popen[str]
     port: int
     _ready: dict[str, float] = field(default_factory=dict)
+    _listening: threading.Thread | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -118,12 +135,19 @@ class Rival:
             found.append(at - begun if at is not None and begun is not None else None)
         return found
 
-    def listen(self, lines: IO[str]) -> None:
-        """Take note of what it says, until it ends; for a thread of its own."""
-        for line in lines:
-            news = json.loads(line)
-            if news.get("event") == "ready":
-                self._ready[news["call_sid"]] = float(news["at"])
+    def listen(self) -> None:
+        """Take note of what it says, in a thread that ends with it."""
+        lines = self.process.stdout
+        assert lines is not None
+
+        def take_note() -> None:
+            for line in lines:
+                news = json.loads(line)
+                if news.get("event") == "ready":
+                    self._ready[news["call_sid"]] = float(news["at"])
+
+        self._listening = threading.Thread(target=take_note, daemon=True)
+        self._listening.start()
 
     def stop(self) -> None:
         """End it."""
@@ -132,7 +156,9 @@ class Rival:
             self.process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:  # uvicorn waits for calls that are up
             self.process.kill()
-            self.process.wait()
+        if self._listening is not None:
+            self._listening.join()
+        _end(self.process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,22 +180,27 @@ class Field:
 @asynccontextmanager
 async def running(plan: Plan) -> AsyncIterator[Field]:
     """Start this project, the rivals beside it, and what they talk to."""
+    async with Stack(plan) as stack, rivals(stack.cartesia, stack.openai, stack.supabase) as (others, tools):
+        standins = (stack.cartesia.pid, stack.openai.pid, stack.supabase.pid, tools)
+        yield Field(stack, (Ours(stack), *others), standins)
+
+
+@asynccontextmanager
+async def rivals(cartesia: Standin, openai: Standin, supabase: Standin) -> AsyncIterator[tuple[list[Rival], int]]:
+    """Start the rivals on stand-ins, with a server of tools of their own; gives them and that server's process id."""
     async with AsyncExitStack() as around:
-        stack = await around.enter_async_context(Stack(plan))
         tools, tools_port = await asyncio.to_thread(_start, "tool_server", "--delay-ms", str(CONNECT_MS))
         around.callback(_end, tools)
-        systems: list[System] = [Ours(stack)]
+        found = []
         for name, module in ((STOCK, "stock"), (OLD, "old_flow")):
-            ports = ("--cartesia", stack.cartesia.port, "--openai", stack.openai.port)
-            more = ("--supabase", stack.supabase.port, "--tools", tools_port, "--model", MODELS[name])
+            ports = ("--cartesia", cartesia.port, "--openai", openai.port, "--supabase", supabase.port)
+            more = ("--tools", tools_port, "--model", MODELS[name])
             process, port = await asyncio.to_thread(_start, module, *map(str, (*ports, *more)))
             rival = Rival(name, process, port)
             around.callback(rival.stop)
-            assert process.stdout is not None
-            threading.Thread(target=rival.listen, args=(process.stdout,), daemon=True).start()
-            systems.append(rival)
-        standins = (stack.cartesia.pid, stack.openai.pid, stack.supabase.pid, tools.pid)
-        yield Field(stack, tuple(systems), standins)
+            rival.listen()
+            found.append(rival)
+        yield found, tools.pid
 
 
 def _start(module: str, *arguments: str) -> tuple[subprocess.Popen[str], int]:
@@ -182,11 +213,12 @@ def _start(module: str, *arguments: str) -> tuple[subprocess.Popen[str], int]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        process.wait()
+        _end(process)
         raise StandinFailed(f"{module} did not start")
     return process, int(json.loads(line)["port"])
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.kill()
-    process.wait()
+    with process:  # closes its pipes
+        process.wait()

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from tests.bench.document import document
+from tests.bench.document import document, sections, with_section
 from tests.bench.figures import Figure, Target, number, percentile
 from tests.bench.histogram import edges
 from tests.bench.machine import OthersShare, machine, versions
 from tests.bench.measure import Measured, last_words, trailing_quiet_s
-from tests.bench.options import FULL, QUICK, parse
+from tests.bench.options import BESIDE, FULL, QUICK, QUICK_BESIDE, QUICK_SHARE, SHARE, parse
+from tests.bench.outages import Restart
 from tests.bench.plan import Results
 from tests.bench.report import figures, markdown, text
 
@@ -87,10 +88,19 @@ def test_a_call_without_media_makes_its_figures_not_ok() -> None:
     assert "(+1 missing)" in text(found)
 
 
-def test_both_tables_have_a_line_for_every_figure_even_when_nothing_was_measured() -> None:
-    found = figures(Results(), 30, 32, 8)
+def test_both_tables_have_a_line_for_every_figure() -> None:
+    found = figures(Results(singles_paused=[CALL, LOST], router=Restart(calls=1)), 30, 32, 8)
     assert all(one.name.strip() in text(found) for one in found)
     assert markdown(found).count("\n| ") >= len(found)
+
+
+def test_what_a_run_did_not_try_has_no_line_and_what_it_tried_in_vain_has_one() -> None:
+    assert figures(Results(), 30, 32, 8) == []
+    names = [one.name for one in figures(Results(singles_paused=[LOST]), 30, 32, 8)]
+    assert "upgrade accepted → first media, carrier pauses 0.2-0.5 s" in names
+    assert "upgrade accepted → first media, no pause" not in names
+    faults = figures(Results(router=Restart(calls=1)), 30, 32, 8)
+    assert next(one for one in faults if one.name.startswith("kill -9 while speaking → bridging")).verdict == "over"
 
 
 def test_the_document_names_what_is_over_and_neither_host_nor_path() -> None:
@@ -104,12 +114,32 @@ def test_the_document_names_what_is_over_and_neither_host_nor_path() -> None:
 
 
 def test_quick_is_a_setting_or_a_flag_and_writes_no_report_by_itself() -> None:
-    assert parse([], "").extent is FULL
+    assert (parse([], "").extent, parse([], "").beside) == (SHARE, BESIDE)
     assert parse([], "").report == Path("BENCHMARKS.md")
     for options in (parse([], "1"), parse(["--quick"], "")):
-        assert options.extent is QUICK
+        assert (options.extent, options.beside) == (QUICK_SHARE, QUICK_BESIDE)
         assert options.report is None
     assert parse(["--quick", "--report", "x.md"], "").report == Path("x.md")
+
+
+def test_what_takes_longer_is_measured_by_words_of_its_own() -> None:
+    assert parse([], "").kind == "beside"
+    for kind in ("own", "faults"):
+        assert (parse([kind], "").kind, parse([kind], "").extent) == (kind, FULL)
+        assert parse([kind], "1").extent is QUICK
+
+
+def test_another_kind_of_run_changes_its_own_section_and_nothing_else() -> None:
+    whole = document(figures(Results(singles_paused=[CALL]), 30, 32, 8), machine(), ["a remark"])
+    faults = figures(Results(router=Restart(calls=2, kept=2)), 30, 32, 8)
+    once = with_section(whole, "faults", faults, machine(), ["of faults"])
+    assert "## Faults and bursts" in once
+    assert "of faults" in once
+    assert {name: body for name, body in sections(once).items() if name != "Faults and bursts"} == sections(whole)
+    assert with_section(once, "faults", faults, machine(), ["of faults"]) == once
+    again = document(figures(Results(singles_paused=[LOST]), 30, 32, 8), machine(), ["another"], before=once)
+    assert sections(again)["Faults and bursts"] == sections(once)["Faults and bursts"]
+    assert "a remark" not in again
 
 
 def test_the_share_of_other_processes_is_said() -> None:

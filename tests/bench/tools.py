@@ -86,7 +86,7 @@ def figures(trips: Trips) -> list[Figure]:
         Figure(
             GROUP,
             f"{crowd} callers at once want one slot: have it",
-            (won,),
+            (won,) if crowd else (),
             targets.ONE_SLOT,
             unit="",
         ),
