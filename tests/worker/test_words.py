@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.providers import words as words_module
 from worker.providers.words import MOST_HELD, WholeWords
 
 
@@ -13,7 +14,7 @@ def pieces(*tokens: str, language: str = "en") -> list[str]:
     """Give the pieces that tokens become, one row of them a token, then the rest."""
 
     async def cut() -> list[str]:
-        words = WholeWords(language)
+        words = WholeWords(lambda: None, language)
         given_out = [piece.text for token in tokens async for piece in words.aggregate(token)]
         rest = await words.flush()
         return [*given_out, *([rest.text] if rest else [])]
@@ -76,8 +77,41 @@ def test_nothing_is_lost_added_or_cut_inside_a_word(text: str, sizes: list[int])
         assert any(character.isalnum() for character in piece)
 
 
+async def taken(words: WholeWords, token: str) -> list[str]:
+    return [piece.text async for piece in words.aggregate(token)]
+
+
+@pytest.mark.parametrize(
+    ("text", "late"),
+    [("Let me look.", "look."), ("Yes!", "Yes!"), ('"Sure…"', '"Sure…"'), ("It is 3.", ""), ("And so", "")],
+)
+async def test_only_the_end_of_a_sentence_comes_out_when_the_model_pauses(
+    text: str, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words_module, "LATE_S", 0.0)
+    called = asyncio.Event()
+    words = WholeWords(called.set)
+    await taken(words, text)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert called.is_set() == bool(late)
+    assert await taken(words, "") == ([late] if late else [])
+    assert await taken(words, "") == []
+
+
+async def test_what_comes_before_the_empty_token_is_not_cut() -> None:
+    called = asyncio.Event()
+    words = WholeWords(called.set)
+    assert await taken(words, "Dr.") == []
+    words._is_late()
+    assert called.is_set()
+    assert await taken(words, " Sil") == []
+    assert await taken(words, "") == []
+    assert await taken(words, "va is") == ["Dr. Silva "]
+
+
 async def test_an_interruption_forgets_what_waits() -> None:
-    words = WholeWords()
+    words = WholeWords(lambda: None)
     assert [piece async for piece in words.aggregate("half")] == []
     assert words.text.text == "half"
     await words.handle_interruption()

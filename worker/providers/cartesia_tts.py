@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
-from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.frames.frames import Frame, LLMTextFrame, TTSAudioRawFrame, TTSStoppedFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.cartesia.tts import CartesiaTTSService
 from pipecat.services.tts_service import TextAggregationMode
@@ -75,7 +75,7 @@ class CartesiaVoice(CartesiaTTSService):
             max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
         )
         if self._streams_words:
-            self._text_aggregator = WholeWords()  # type: ignore[assignment] # it is asked for what every aggregator has
+            self._text_aggregator = WholeWords(self._go_on)  # type: ignore[assignment] # it is one of the base's kind
         self._on_lost = on_lost
         self._default_voice = settings.cartesia_voice_id
         self._trouble = trouble or Trouble(Resource.TTS)
@@ -123,6 +123,10 @@ class CartesiaVoice(CartesiaTTSService):
             await stand_by(self, frame, direction)
             return
         await super().process_frame(frame, direction)
+
+    def _go_on(self) -> None:
+        """Have the words looked at again, behind all that came: an empty token adds nothing."""
+        self.create_task(self.queue_frame(LLMTextFrame("")), "late words")
 
     # --- Pipecat asks -------------------------------------------------------------------------------------------------
 
