@@ -145,6 +145,17 @@ async def test_a_long_sentence_is_spoken_before_its_end(vendor: Standin) -> None
         await rig.until(TTSAudioRawFrame)
 
 
+async def test_what_was_said_of_a_sentence_is_spoken_while_the_model_thinks(vendor: Standin) -> None:
+    caller = Caller(vendor)
+    async with piped(caller.voice) as rig:
+        caller.voice.serve()
+        await rig.send(LLMFullResponseStartFrame(), LLMTextFrame("Let me see "))
+        frames = await rig.until(TTSTextFrame)
+        await rig.send(LLMTextFrame("now."), LLMFullResponseEndFrame())
+        assert caller.heard(frames + await rig.until(TTSStoppedFrame)) == "Let me see now."
+    assert caller.trouble.tries == 0
+
+
 @pytest.mark.parametrize("fault", [{"tts_odd_bytes": True}, {"tts_each_aligned": True}])
 async def test_sound_and_times_may_be_cut_anywhere(vendor: Standin, fault: dict[str, Any]) -> None:
     await vendor.control(**fault)

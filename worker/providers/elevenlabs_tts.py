@@ -4,7 +4,8 @@ A connection belongs to a voice and a language: an agent with another one than t
 when the call is announced, and what is said meanwhile waits for it.
 
 Text goes out as it comes from the model, and each sentence is flushed: the provider speaks at the end of a sentence, or when
-it has 50 characters, whichever comes first. Sound comes as 8 kHz PCM, which telephones need, without resampling.
+it has 50 characters, whichever comes first, or when the model falls silent. Sound comes as 8 kHz PCM, which telephones need,
+without resampling.
 
 Source: ElevenLabs docs, "Multi-Context Websocket" (5 contexts; a context or connection ends after 20 s without a message,
 `inactivity_timeout` allows 180; an empty text resets the clock; flush complete sentences; close what is interrupted), API
@@ -51,6 +52,10 @@ MOST_CONTEXTS: Final = 5
 SCHEDULE: Final = (50, 120, 160, 290)
 """How many characters make the provider begin without a flush, piece after piece. Its default begins at 120: half a second of
 tokens. The vendor's own SDK uses 50."""
+
+HESITATION_S: Final = 0.5
+"""After so much time without another word the provider is told to speak what it has: it would wait for the rest of the sentence
+as long as the model does, and be taken for dead."""
 
 PROVE_S: Final = 1.0
 """How long a parked connection may take to prove itself: it answers in 0.1 s, and one that does not may still work."""
@@ -145,6 +150,7 @@ class ElevenLabsVoice(SocketVoice):
         self._spellings: dict[str, Spelling] = {}  # of contexts that are open on the connection, interrupted ones too
         self._proving = True
         self._keeper: asyncio.Task[None] | None = None
+        self._hesitation: asyncio.TimerHandle | None = None
 
     def become(self, agent: Agent) -> None:
         """Take the voice and language of an agent: where the connection is for others, another one is made at once.
@@ -169,6 +175,7 @@ class ElevenLabsVoice(SocketVoice):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await self.cancel_task(keeper)
+        self._end_hesitation()
         await super()._disconnect()
 
     # --- the connection -----------------------------------------------------------------------------------------------
@@ -228,6 +235,22 @@ class ElevenLabsVoice(SocketVoice):
     def _room(self) -> bool:
         return len(self._spellings) < MOST_CONTEXTS
 
+    async def _send(self, act: Act, wire: str, text: str = "") -> None:
+        await super()._send(act, wire, text)
+        self._end_hesitation()
+        if act == "text" and not _SENTENCE_END.search(text):
+            self._hesitation = asyncio.get_running_loop().call_later(HESITATION_S, self._hesitate, wire)
+
+    def _hesitate(self, wire: str) -> None:
+        self._hesitation = None
+        if self._line.up and wire in self._contexts:
+            self.create_task(self._line.send(json.dumps({"context_id": wire, "flush": True})))
+
+    def _end_hesitation(self) -> None:
+        if self._hesitation is not None:
+            self._hesitation.cancel()
+            self._hesitation = None
+
     def _messages(self, act: Act, wire: str, text: str = "") -> Iterator[str]:
         close = json.dumps({"context_id": wire, "close_context": True})
         match act:
@@ -256,11 +279,11 @@ class ElevenLabsVoice(SocketVoice):
         final = said.get("isFinal") is True
         spelling = self._spellings.pop(wire, None) if final else self._spellings.get(wire)
         if utterance is not None and spelling is not None:
+            if aligned := said.get("alignment") or said.get("normalizedAlignment"):
+                times = [aligned.get(name) or () for name in ("chars", "charStartTimesMs", "charDurationsMs")]
+                _note_words(utterance, spelling.take(*times))
             if said.get("audio"):
                 data = base64.b64decode(said["audio"])
-                if aligned := said.get("alignment") or said.get("normalizedAlignment"):
-                    words = spelling.take(aligned["chars"], aligned["charStartTimesMs"], aligned["charDurationsMs"])
-                    _note_words(utterance, words)
                 spelling.received_s += len(data) / 2 / self.sample_rate
                 await self._sound(name, utterance, data)
             if final:

@@ -17,7 +17,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, Literal
 
-from pipecat.frames.frames import EndFrame, Frame, TTSAudioRawFrame, TTSStoppedFrame
+from pipecat.frames.frames import EndFrame, Frame, LLMTextFrame, TTSAudioRawFrame, TTSStoppedFrame
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
 from pipecat.services.tts_service import TextAggregationMode, TTSService
 from websockets.asyncio.client import ClientConnection
@@ -25,8 +25,9 @@ from websockets.protocol import State
 
 from shared.agents import Agent
 from shared.logs import get
+from shared.metrics import Setback
 from worker.providers.interface import nothing_used, passes, stand_by
-from worker.providers.line import CONNECT_S, LIMIT_STATUS, Failed, Line, Owner, in_words
+from worker.providers.line import CONNECT_S, Failed, Line, Owner, cause_of, in_words
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed, Utterance
 from worker.providers.words import WholeWords
@@ -42,7 +43,6 @@ sound of a lost connection is filled up, so that places in the sound stay true."
 
 MOST_REFUSALS: Final = 2
 """How often a text may be refused, without a sound between, until it is left out: the rest of the answer is worth more."""
-
 SAMPLE_BYTES: Final = 2
 Act = Literal["begin", "text", "end", "cancel"]
 CHARACTERS: Final = frozenset({"ja", "zh", "yue"})
@@ -64,7 +64,7 @@ class SocketVoice(TTSService):
             max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
             **kwargs,
         )
-        self._text_aggregator = WholeWords()  # type: ignore[assignment] # it is asked for what every aggregator has
+        self._text_aggregator = WholeWords(self._look_again)  # type: ignore[assignment] # it is one of the base's kind
         self._on_lost = on_lost
         self._trouble = trouble
         self._owner = Owner(self._dial, self._hear, self._lost, self._ask_again)
@@ -123,6 +123,10 @@ class SocketVoice(TTSService):
     def become(self, agent: Agent) -> None:
         """Take the language of an agent."""
         self._text_aggregator.set_language(agent.language)
+
+    def _look_again(self) -> None:
+        """Have the words looked at again, behind all that came: an empty token adds nothing."""
+        self.create_task(self.queue_frame(LLMTextFrame("")), "late words")
 
     # --- Pipecat asks -------------------------------------------------------------------------------------------------
 
@@ -199,8 +203,7 @@ class SocketVoice(TTSService):
     def _note(self, error: Exception) -> None:
         """Keep what went wrong, for `/readyz`; of a connection that cannot be made this is the only sign."""
         self.last_error = in_words(error)
-        status = error.status if isinstance(error, Failed) else None
-        self.limited = status == LIMIT_STATUS or self.last_error.startswith(str(LIMIT_STATUS))
+        self.limited = cause_of(error) is Setback.LIMITED
 
     def _move(self) -> None:
         """Leave this connection for another one, made in the background; what is said meanwhile waits for it."""
@@ -348,10 +351,8 @@ class SocketVoice(TTSService):
             pending = await self._aggregated_frame_sequencer.finalize(name)
             await self._push_sequencer_frames(pending, name)
             times = [(word.text, word.start_s) for word in words]
-            characters = self._language in CHARACTERS
-            await self.add_word_timestamps(
-                times, name, includes_inter_frame_spaces=characters or None, pre_merge_tokens=characters
-            )
+            spaced = self._language not in CHARACTERS
+            await self.add_word_timestamps(times, name, None if spaced else True, pre_merge_tokens=not spaced)
 
     async def _finish_if_over(self, name: str, utterance: Utterance) -> None:
         if utterance.refusals > MOST_REFUSALS:
