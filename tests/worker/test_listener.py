@@ -9,6 +9,7 @@ from pipecat.audio.turn.base_turn_analyzer import EndOfTurnState
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADState
 from pipecat.frames.frames import Frame, VADUserStartedSpeakingFrame, VADUserStoppedSpeakingFrame
+from pipecat.metrics.metrics import TurnMetricsData
 
 import worker.call.listener
 from shared.clips import load_clip
@@ -16,7 +17,7 @@ from shared.turns import Turns
 from tests.pool_process import eventually
 from tests.standins.process import ROOT
 from worker.call.listener import Listener
-from worker.call.models import Models, PhoneVAD, load_models, vad_params
+from worker.call.models import Models, PhoneTurn, PhoneVAD, load_models, vad_params
 from worker.call.turns import PatienceOver, SpokeOn
 
 with warnings.catch_warnings():
@@ -151,6 +152,9 @@ class StuckModels:
         assert pcm
         return VADState.SPEAKING
 
+    def forget(self) -> None:
+        """Judge nothing."""
+
     def append_audio(self, pcm: bytes, _speaking: bool) -> EndOfTurnState:  # noqa: FBT001 - the signature is Pipecat's
         """Judge nothing."""
         assert pcm
@@ -184,3 +188,23 @@ def test_the_voice_detector_hears_the_same_whether_or_not_it_looks_at_silence(at
         changes.append([index for index, (one, other) in enumerate(itertools.pairwise(speaking)) if one != other])
     assert len(changes[0]) == len(changes[1]) >= 4
     assert max(abs(one - other) for one, other in zip(*changes, strict=True)) <= 3
+
+
+@pytest.mark.parametrize("name", ["what-time", "book", "yes", "pt-hours"])
+async def test_a_silence_is_judged_ahead_as_it_is_judged_when_it_is_a_pause(name: str) -> None:
+    judged = []
+    for ahead_s in (0.0, 0.07):
+        turn = PhoneTurn()
+        turn.set_sample_rate(8000)
+        turn.append_audio(audioop.ulaw2lin(QUIET * 25, 2), is_speech=False)
+        turn.append_audio(audioop.ulaw2lin(spoken(name), 2), is_speech=True)
+        turn.append_audio(bytes(2 * round((0.2 - ahead_s) * 8000)), is_speech=False)
+        if ahead_s:
+            turn.look_ahead(ahead_s)
+        state, metrics = await turn.analyze_end_of_turn()
+        assert isinstance(metrics, TurnMetricsData)
+        judged.append((state, metrics.probability))
+        assert turn.append_audio(bytes(3200), is_speech=False) is EndOfTurnState.INCOMPLETE
+        await turn.cleanup()
+    assert judged[0][0] is judged[1][0]
+    assert abs(judged[0][1] - judged[1][1]) < 0.05

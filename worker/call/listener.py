@@ -83,11 +83,14 @@ class Listener:
 
     def _ask(self) -> None:
         self._asked = True
+        if self._turns.smart:
+            self._models.turn.look_ahead(max(0.0, self._turns.stop - self._models.quiet_s))
         if self._ear is not None:
             self._ear.speech_ended()
 
     def _go_on(self) -> None:
         self._asked = False
+        self._models.turn.forget()
         if self._ear is not None:
             self._ear.speech_began()
         self._conclude(SpokeOn())

@@ -1,5 +1,7 @@
 """The local models of a worker, loaded in the zygote: the voice detector and the one that tells a pause from an end."""
 
+import asyncio
+import time
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -7,11 +9,13 @@ from typing import Final
 
 import numpy as np
 from loguru import logger as pipecat_log
+from pipecat.audio.turn.base_turn_analyzer import EndOfTurnState
 from pipecat.audio.turn.smart_turn.base_smart_turn import SmartTurnParams
 from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.utils import exp_smoothing
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams, VADState
+from pipecat.metrics.metrics import MetricsData
 
 from shared.turns import Turns
 from worker.call.playout import RATE
@@ -58,12 +62,44 @@ class PhoneVAD(SileroVADAnalyzer):
         return exp_smoothing(0.0, self._prev_volume, self._smoothing_factor)
 
 
+class PhoneTurn(LocalSmartTurnAnalyzerV3):
+    """The turn model, which can judge a silence before it is long enough to be a pause.
+
+    It takes 35 ms of CPU, on a busy machine a fifth of a second: as much of that as there is left of the silence.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sample_rate=RATE, params=SmartTurnParams())
+        self._early: asyncio.Future[tuple[EndOfTurnState, MetricsData | None]] | None = None
+
+    def look_ahead(self, left_s: float) -> None:
+        """Begin to judge what was said so far as if `left_s` more of silence had been heard."""
+        silence = np.zeros(round(left_s * RATE), dtype=np.int16)
+        heard = [*self._audio_buffer, (time.monotonic(), silence)]
+        loop = asyncio.get_running_loop()
+        self._early = loop.run_in_executor(self._model_executor, self._process_speech_segment, heard)
+
+    def forget(self) -> None:
+        """Drop that judgement: the caller speaks on."""
+        self._early = None
+
+    async def analyze_end_of_turn(self) -> tuple[EndOfTurnState, MetricsData | None]:
+        """Say whether the caller has finished."""
+        early, self._early = self._early, None
+        if early is None:
+            return await super().analyze_end_of_turn()
+        state, metrics = await early
+        if state is EndOfTurnState.COMPLETE:
+            self._clear(state)
+        return state, metrics
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """Every fork has its own copy of their state; the weights are shared."""
 
     vad: PhoneVAD
-    turn: LocalSmartTurnAnalyzerV3
+    turn: PhoneTurn
 
     def use(self, turns: Turns) -> None:
         """Take what an agent wants of them, before a call."""
@@ -86,7 +122,7 @@ def load_models() -> Models:
     """Load the models and run each once, without starting a thread: for the zygote."""
     pipecat_log.remove()
     vad = PhoneVAD(vad_params(Turns()))
-    turn = LocalSmartTurnAnalyzerV3(sample_rate=RATE, params=SmartTurnParams())
+    turn = PhoneTurn()
     vad.set_sample_rate(RATE)
     turn.set_sample_rate(RATE)
     SileroVADAnalyzer.voice_confidence(vad, bytes(SAMPLE_BYTES * vad.num_frames_required()))
