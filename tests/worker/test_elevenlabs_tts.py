@@ -136,6 +136,25 @@ async def test_tokens_go_out_as_they_come_and_a_sentence_is_spoken_at_its_end(ve
     assert " ".join(frame.text for frame in of_kind(frames, TTSTextFrame)) == "My name is Dr. Silva. I am here."
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("Sure. It costs 3.5 euros, and 10 000 are left. Anything else?", 1),
+        ("Dr. Silva is in at 3 p.m. tomorrow, No. 12. Fine?", 4),
+        ("Yes - really! Well-known things don't cost much; they're free", 100),
+    ],
+)
+async def test_every_word_is_said_and_told_once_however_the_text_comes(vendor: Standin, text: str, size: int) -> None:
+    await vendor.control(drop_tts_after_chunks=17, drop_tts_next=2)
+    caller = Caller(vendor)
+    async with piped(caller.voice) as rig:
+        caller.voice.serve()
+        tokens = [text[at : at + size] for at in range(0, len(text), size)]
+        heard = await caller.hears(rig, *answer(*tokens))
+    assert heard == text
+    assert " ".join(word for word, _ in caller.words) == text
+
+
 async def test_a_long_sentence_is_spoken_before_its_end(vendor: Standin) -> None:
     caller = Caller(vendor)
     async with piped(caller.voice) as rig:
