@@ -345,4 +345,4 @@ async def until_closed(cartesia: Standin) -> None:
     """Wait until the provider has ended every context."""
     async with asyncio.timeout(20):
         while (await cartesia.state())["counters"]["contexts_open"]:
-            pass
+            await asyncio.sleep(0.02)
