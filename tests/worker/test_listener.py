@@ -152,6 +152,11 @@ class StuckModels:
         assert pcm
         return VADState.SPEAKING
 
+    quiet_s = 0.0
+
+    def look_ahead(self, _left_s: float) -> None:
+        """Judge nothing."""
+
     def forget(self) -> None:
         """Judge nothing."""
 
