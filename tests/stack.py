@@ -262,7 +262,7 @@ class Stack:
             self.cartesia = self._standin("cartesia", **self._speech_flags())
             if plan.elevenlabs:
                 self.elevenlabs = self._standin("elevenlabs", **self._speech_flags())
-            self.openai = self._standin("openai_api", llm_first_token_ms=plan.llm_first_token_ms)
+            self.openai = self._standin("openai_api", **self._openai_flags())
             if started is not None:
                 started.result()
         if plan.supabase:

@@ -14,10 +14,12 @@ from worker.providers.retry import Trouble
 EARS: Final[dict[str, str]] = {
     "cartesia": "worker.providers.cartesia_stt:CartesiaEar",
     "elevenlabs": "worker.providers.elevenlabs_stt:ElevenLabsEar",
+    "openai": "worker.providers.openai_stt:OpenAIEar",
 }
 VOICES: Final[dict[str, str]] = {
     "cartesia": "worker.providers.cartesia_tts:CartesiaVoice",
     "elevenlabs": "worker.providers.elevenlabs_tts:ElevenLabsVoice",
+    "openai": "worker.providers.openai_tts:OpenAIVoice",
 }
 
 
