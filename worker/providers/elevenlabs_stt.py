@@ -55,7 +55,7 @@ LEAST_COMMIT_S: Final = 0.35
 """What is committed is filled up with silence to this length: 0.3 s are demanded."""
 
 ECHO_S: Final = 1.0
-"""For so long words that were just committed are no news."""
+"""For so long words that were just committed are no news: more words seem to be on their way, and the turn would not end."""
 
 CLOSE_S: Final = 1.0
 
@@ -268,8 +268,9 @@ class ElevenLabsEar(STTService):
         self._trouble.works(time.monotonic())
         if self._unheard.asked:
             self._line.expect()
+        silent = not self._unheard.speaking and not self._unheard.turns
         echo = text == self._last_words and time.monotonic() - self._last_words_at < ECHO_S
-        if text and not echo:
+        if text and not silent and not echo:
             await self.push_frame(InterimTranscriptionFrame(text, "", time_now_iso8601(), result=said))
 
     async def _committed(self, text: str, said: dict[str, Any]) -> None:
@@ -290,7 +291,7 @@ class ElevenLabsEar(STTService):
         if not self._unheard.turns:
             self._trouble.idle()
         if text:
-            frame = TranscriptionFrame(text, "", time_now_iso8601(), result=said, finalized=asked)
+            frame = TranscriptionFrame(text, "", time_now_iso8601(), result=said)
             frame.interruptible = False  # on a busy machine the caller's words overtake their own barge-in
             await self.push_frame(frame)
         if asked and not self._unheard.turns and not self._unheard.speaking:
