@@ -359,6 +359,16 @@ class Stack:
             "stt_final_ms": plan.stt_final_ms,
         }
 
+    def _openai_flags(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "lexicon": str(LEXICON),
+            "llm_first_token_ms": plan.llm_first_token_ms,
+            "speech_first_byte_ms": plan.tts_first_byte_ms,
+            "realtime_connect_ms": plan.connect_ms,
+            "transcript_ms": plan.stt_final_ms,
+        }
+
     def _standin(self, name: str, **flags: Any) -> Standin:
         self._note(name)
         # It inherits the mask: a Ctrl-C at the terminal is ours to pass on, one that is still importing would answer with
