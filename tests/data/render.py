@@ -5,7 +5,7 @@
 
 The voice is random: no two takes are alike, and synthetic speech sits near the threshold of the turn model. So a take
 must be one stretch of speech for Silero at Pipecat's own settings, be understood by the recogniser (English), and
-of those that are the one is kept whose end of turn is most certain.
+of those that are the one is kept whose end of turn is most certain. A `sound` ("uh-huh") is only listened to by Silero.
 """
 
 import argparse
@@ -136,6 +136,8 @@ def objections(row: dict[str, str], verdict: Verdict) -> list[str]:
         found.append(f"is noticed after {verdict.starts_ms} ms")
     if not 0 < verdict.ends_ms <= 350:
         found.append(f"ends {verdict.ends_ms} ms after its last sample")
+    if "sound" in row:
+        return found
     if verdict.turn < 0.8:
         found.append(f"may not be taken for a finished turn: {verdict.turn:.2f}")
     if row["language"] == "en" and words(verdict.heard) != words(row["text"]):
