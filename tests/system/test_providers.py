@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import audioop
 import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from tests.effort import some
 from tests.stack import LEXICON, ROOT, Plan, Stack
 from tests.standins.carrier_settings import CallFailed
+from tests.standins.cartesia_tts import tone
 from tests.system.talk import recording
+from tests.tones import distortion_db, largest_jump
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,6 +30,7 @@ BRIDGING = (ROOT / "audio_assets" / "bridging.ulaw").read_bytes()
 ANSWER = "We open at nine. See you then. Good day."
 HEARD = "You said: My favourite colour is purple."
 PATIENCE_S = 25.0
+TONE_HZ = 1004.0
 
 Faults = dict[str, Any]
 
@@ -155,6 +160,30 @@ async def test_a_voice_that_takes_the_text_and_says_nothing_is_replaced(stack: S
     await hears_once(call, ANSWER)
     assert await retries(stack, "tts", "silent") > 0
     await goes_on(call)
+
+
+async def test_a_tone_reaches_the_caller_as_the_voice_made_it(stack: Stack, carrier: Carrier) -> None:
+    """Cut inside samples on its way to us, written word by word, and no click where pieces meet."""
+    pure = audioop.lin2ulaw(tone(ANSWER, TONE_HZ), 2)
+    call = await listening(stack, carrier)
+    before = len(played(call))
+    await stack.openai.control(script=[{"text": ANSWER}])
+    await stack.cartesia.control(tts_tone_hz=TONE_HZ, tts_chunk_bytes=1601)
+    await call.say(recording("remember"))
+    await call.hears(lambda _heard: len(played(call)) >= before + len(pure), PATIENCE_S)
+    ideal, heard = (
+        np.frombuffer(audioop.ulaw2lin(ulaw, 2), dtype="<i2").astype(float)
+        for ulaw in (pure, played(call)[before : before + len(pure)])
+    )
+    assert distortion_db(heard, TONE_HZ) <= distortion_db(ideal, TONE_HZ) + 0.01
+    assert largest_jump(heard) <= largest_jump(ideal)
+    assert np.array_equal(heard, ideal)
+    await hung_up(call)
+
+
+def played(call: Call) -> bytes:
+    """Give the agent's sound as it was played, without the silences between: a busy machine may make some."""
+    return b"".join(span.audio for span in call.heard.spans)
 
 
 @pytest.mark.parametrize(
