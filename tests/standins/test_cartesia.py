@@ -18,7 +18,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from tests.standins import modem
+from tests.standins.cartesia_tts import tone
 from tests.standins.process import TIMER_S, Standin, StandinFailed, running, started
+from tests.tones import distortion_db
 
 LEXICON = Path(__file__).resolve().parents[1] / "data" / "speech"
 KEY = {"X-API-Key": "made-up", "Cartesia-Version": "2026-03-01"}
@@ -149,6 +151,66 @@ async def test_buffered_text_waits_for_its_sentence_or_the_delay(cartesia: Stand
             kinds.discard((one["context_id"], one["type"]))
 
 
+async def test_tokens_of_a_model_are_gathered_up_to_the_sentence_and_joined_verbatim(cartesia: Standin) -> None:
+    async with socket(cartesia) as stream:
+        for piece in ("Hel", "lo th", "ere, ", "you", ". ", "Good", " day"):
+            await stream.send(request(piece, max_buffer_delay_ms=5000, more=True))
+        await stream.send(request("", max_buffer_delay_ms=5000))
+        events = await until(stream)
+    assert words(audio_of(events)) == "Hello there, you. Good day"
+    times = [one["word_timestamps"] for one in events if one["type"] == "timestamps"]
+    assert [one["words"] for one in times] == [["Hello", "there,", "you."], ["Good", "day"]]
+    assert times[1]["start"][0] == pytest.approx(times[0]["end"][-1], abs=0.01)
+    assert "flush_done" not in {one["type"] for one in events}, "only what is flushed is answered so"
+
+
+async def test_the_buffer_delay_counts_from_the_first_text_that_waits(cartesia: Standin) -> None:
+    async with socket(cartesia) as stream:
+        begun = time.monotonic()
+        await stream.send(request("One ", max_buffer_delay_ms=300, more=True))
+        await asyncio.sleep(0.15)
+        await stream.send(request("two ", max_buffer_delay_ms=300, more=True))
+        events = await until(stream, "timestamps")
+        assert time.monotonic() - begun >= 0.3 - TIMER_S
+        assert events[-1]["word_timestamps"]["words"] == ["One", "two"]
+    log = (await cartesia.state())["log"]
+    first, later = (one["at"] for one in log if one["kind"] == "tts_text")
+    due = next(one["asked_at"] for one in log if one["kind"] == "tts_first_chunk")
+    assert first + 0.3 <= due < later + 0.3, "a later text does not begin the delay anew"
+
+
+async def test_the_first_byte_takes_its_time_after_the_buffering(cartesia: Standin) -> None:
+    await cartesia.control(tts_first_byte_ms=100)
+    async with socket(cartesia) as stream:
+        begun = time.monotonic()
+        await stream.send(request("One ", max_buffer_delay_ms=100, more=True))
+        await event(stream)
+        assert time.monotonic() - begun >= 0.2 - TIMER_S
+
+
+async def test_an_empty_flush_ends_what_waits(cartesia: Standin) -> None:
+    async with socket(cartesia) as stream:
+        await stream.send(request("One ", max_buffer_delay_ms=5000, more=True))
+        await stream.send(request("", max_buffer_delay_ms=5000, more=True, flush=True))
+        await stream.send(request("two", max_buffer_delay_ms=5000))
+        events = await until(stream)
+    ids = [(one["type"], one.get("flush_id")) for one in events if one["type"] != "chunk"]
+    assert ids == [("timestamps", 1), ("flush_done", 1), ("timestamps", 2), ("done", None)]
+
+
+async def test_chunks_may_be_cut_anywhere_and_a_tone_goes_on_over_inputs(cartesia: Standin) -> None:
+    await cartesia.control(tts_tone_hz=1004.0, tts_chunk_bytes=333)
+    async with socket(cartesia) as stream:
+        await stream.send(request("One ", more=True))
+        await stream.send(request("two"))
+        events = await until(stream)
+    sizes = {len(base64.b64decode(one["data"])) for one in events if one["type"] == "chunk"}
+    assert max(sizes) == 333
+    assert audio_of(events) == tone("One two", 1004.0)
+    samples = np.frombuffer(audio_of(events), dtype="<i2").astype(float)
+    assert distortion_db(samples, 1004.0) < -80
+
+
 async def test_a_cancelled_context_falls_silent_and_others_do_not(cartesia: Standin) -> None:
     await cartesia.control(tts_realtime_factor=1.0)
     async with socket(cartesia) as stream:
@@ -172,6 +234,14 @@ async def test_an_open_context_ends_after_its_audio_was_heard(cartesia: Standin)
         await until(stream)
         assert time.monotonic() - asked > modem.duration_s("one") - TIMER_S
         await stream.send(request("two", more=True))
+        assert (await event(stream))["message"] == "the context has ended"
+        await cartesia.control(tts_expire_silently=True)
+        await stream.send(request("one", context_id="turn-2", more=True))
+        await until(stream, "flush_done")
+        async with asyncio.timeout(DEADLINE_S):
+            while (await cartesia.state())["counters"]["contexts_open"]:
+                pass
+        await stream.send(request("two", context_id="turn-2", more=True))
         assert (await event(stream))["message"] == "the context has ended"
 
 

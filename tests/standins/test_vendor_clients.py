@@ -102,6 +102,47 @@ async def test_the_sdk_speaks_through_a_context(sdk: AsyncCartesia) -> None:
     assert events[-1].type == "done"
 
 
+async def test_the_sdk_streams_the_tokens_of_a_model(sdk: AsyncCartesia) -> None:
+    """Managed buffering: a sentence is spoken when it is there, the rest at the end."""
+    async with asyncio.timeout(DEADLINE_S), sdk.tts.websocket_connect() as connection:
+        context = connection.context(
+            model_id="sonic-3.5",
+            voice="a-voice",
+            output_format={"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000},
+            add_timestamps=True,
+            max_buffer_delay_ms=5000,
+        )
+        for token in ("It", " co", "sts", " 3", ".", "5", " euros", ".", " Fi", "ne"):
+            await context.push(token)
+        await context.no_more_inputs()
+        events = [event async for event in context.receive()]
+    times = [event.word_timestamps for event in events if event.type == "timestamps"]
+    assert [word for one in times if one for word in one.words][-2:] == ["euros.", "Fine"]
+    assert events[-1].type == "done"
+
+
+async def test_the_sdk_flushes_what_waits(sdk: AsyncCartesia) -> None:
+    async with asyncio.timeout(DEADLINE_S), sdk.tts.websocket_connect() as connection:
+        context = connection.context(
+            model_id="sonic-3.5",
+            voice="a-voice",
+            output_format={"container": "raw", "encoding": "pcm_s16le", "sample_rate": 8000},
+        )
+        await context.push("Stay hungry, ")
+        await context.push("", flush=True)
+        await context.push("stay foolish")
+        await context.no_more_inputs()
+        events = [event async for event in context.receive()]
+    by_flush = {
+        number: words(
+            b"".join(event.audio or b"" for event in events if event.type == "chunk" and event.flush_id == number)
+        )
+        for number in (1, 2)
+    }
+    assert by_flush == {1: "Stay hungry,", 2: "stay foolish"}
+    assert [event.flush_id for event in events if event.type == "flush_done"] == [1]
+
+
 async def test_the_sdk_reads_an_error_event(sdk: AsyncCartesia, cartesia: Standin) -> None:
     await cartesia.control(tts_error_code=429)
     async with asyncio.timeout(DEADLINE_S), sdk.tts.websocket_connect() as connection:
