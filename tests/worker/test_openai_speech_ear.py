@@ -14,6 +14,7 @@ from pipecat.frames.frames import Frame, InterimTranscriptionFrame, Transcriptio
 from shared.agents import Agent
 from shared.metrics import Setback
 from shared.settings import Settings
+from shared.turns import Turns
 from shared.workers import Resource
 from tests.standins.pipecat_rig import FRAME_BYTES, Rig, of_kind, piped
 from tests.standins.process import Standin, started
@@ -54,11 +55,11 @@ class Heard:
     retries: list[Setback] = field(default_factory=list)
     seconds: float = 0.0
 
-    def speak(self, name: str, *, ends: bool = True) -> None:
-        """Say a recording, with the silence around it."""
+    def speak(self, name: str, *, ends: bool = True, seen_s: float = 0.2) -> None:
+        """Say a recording behind silence; the voice detector takes so long to see it."""
         self.listen(SILENCE)
         pcm = audioop.ulaw2lin((LEXICON / f"{name}.ulaw").read_bytes(), 2)
-        seen = 10 * FRAME_BYTES  # the voice detector takes 0.2 s
+        seen = round(50 * seen_s) * FRAME_BYTES
         self.listen(pcm[:seen])
         self.ear.speech_began()
         self.listen(pcm[seen:])
@@ -156,6 +157,27 @@ async def test_silence_is_not_sent(api: Standin) -> None:
         spoken_s = len((LEXICON / "hours.ulaw").read_bytes()) / 8000
         assert spoken_s < heard.seconds < spoken_s + 1.0
     assert (await api.state())["counters"]["heard_ms"] == pytest.approx(1000 * heard.seconds, abs=10)
+
+
+async def test_what_a_patient_detector_has_seen_is_sent(api: Standin) -> None:
+    async with hearing(api, opened=False) as heard:
+        await heard.ear.open(Agent(turns=Turns(start=1.5)))
+        heard.speak("hours", seen_s=1.5)
+        assert await heard.words() == [HOURS]
+
+
+async def test_a_turn_that_goes_on_behind_a_pause_is_heard_whole(api: Standin) -> None:
+    async with hearing(api) as heard:
+        heard.speak("hours", ends=False)
+        heard.listen(SILENCE[:1600])
+        heard.ear.speech_ended()
+        heard.listen(SILENCE[: 3 * FRAME_BYTES])
+        pcm = audioop.ulaw2lin((LEXICON / "my-name.ulaw").read_bytes(), 2)
+        heard.listen(pcm[: 2 * FRAME_BYTES])
+        heard.ear.speech_began()
+        heard.listen(pcm[2 * FRAME_BYTES :])
+        heard.ear.speech_ended()
+        assert await heard.words() == [HOURS, NAME]
 
 
 async def test_a_turn_without_words_has_an_end(api: Standin) -> None:

@@ -38,6 +38,7 @@ from websockets.exceptions import ConnectionClosed
 from shared.agents import Agent
 from shared.logs import get
 from shared.settings import Settings
+from shared.turns import Turns
 from shared.workers import Resource
 from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
 from worker.providers.languages import base_language
@@ -55,9 +56,9 @@ log = get(__name__)
 BYTES_PER_S: Final = 8000
 """Mu-law at 8 kHz."""
 
-LEAD_S: Final = 0.8
-"""How much of what came before the voice detector saw speech belongs to it: it takes 0.2 s (an agent may want 0.4 s), and soft
-beginnings are not seen at all. More than the 0.1 s that the vendor wants of a turn."""
+LEAD_S: Final = 0.6
+"""How much of what came before the voice detector began to see speech belongs to it: soft beginnings are not seen. What it sees
+and does not take for speech yet (`Turns.start`) comes on top. More than the 0.1 s that the vendor wants of a turn."""
 
 REPORT_S: Final = 5.0
 """How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
@@ -112,6 +113,7 @@ class OpenAIEar(STTService):
         self._unheard.speaking = False
         self._lead: deque[bytes] = deque()
         self._lead_bytes = 0
+        self._lead_s = LEAD_S + Turns().start
         self._turns: deque[Turn] = deque()
         self._numbers = itertools.count(1)
         self._partial: dict[str, str] = {}  # of items, the words that came early
@@ -133,6 +135,7 @@ class OpenAIEar(STTService):
     async def open(self, agent: Agent) -> None:
         """Connect in the language of an agent, and stay connected; returns after the first attempt."""
         self._language = base_language(agent.language)
+        self._lead_s = LEAD_S + agent.turns.start
         if not self._tasks:
             self._tasks = [self.create_task(self._send(), "sending"), self.create_task(self._line.run(None), "line")]
         await self._line.tried.wait()
@@ -159,7 +162,7 @@ class OpenAIEar(STTService):
             return
         self._lead.append(ulaw)
         self._lead_bytes += len(ulaw)
-        while self._lead_bytes - len(self._lead[0]) >= LEAD_S * BYTES_PER_S:
+        while self._lead_bytes - len(self._lead[0]) >= self._lead_s * BYTES_PER_S:
             self._lead_bytes -= len(self._lead.popleft())
 
     def speech_began(self) -> None:
