@@ -38,6 +38,7 @@ async def know(stack: Stack, secret: str) -> None:
 async def test_a_call_is_answered_understood_and_ended_by_the_agent(stack: Stack, secret: str) -> None:
     """Greeting, barge-in, a tool, the customer record, the goodbye: and the carrier is told to hang up."""
     await know(stack, secret)
+    before = sum(entry["kind"] == "completion" for entry in (await stack.openai.state())["log"])
     async with stack.carrier() as carrier:
         call = await carrier.dial(from_=CALLER)
         await call.streaming()
@@ -56,6 +57,8 @@ async def test_a_call_is_answered_understood_and_ended_by_the_agent(stack: Stack
     assert record.stream.close_code == 1000
     assert record.verbs[-1] == "Hangup"
     assert set(record.codes) <= {31921}, record.notices
+    asked = [entry for entry in (await stack.openai.state())["log"] if entry["kind"] == "completion"]
+    assert {entry["fresh"] for entry in asked[before:]} == {False}, "no answer waited for a connection"
 
 
 async def test_the_greeting_is_played_whole_and_without_gaps(stack: Stack) -> None:
