@@ -290,6 +290,32 @@ async def test_what_comes_after_a_long_silence_of_the_model_is_said_in_another_c
     assert (state["counters"]["contexts"], state["counters"]["tts_opened"]) == (2, 1)
 
 
+async def test_what_a_tool_found_is_said_wholly_after_waiting_words_and_expired_contexts(cartesia: Standin) -> None:
+    """An answer, what the worker says while the tool runs, and the answer to what it found, each long after the former."""
+    await cartesia.control(tts_context_expire_s=0.05)
+    caller = Caller(cartesia.port, buffer_ms=10)
+    frames: list[Frame] = []
+    async with piped(caller.pipeline) as rig:
+        await rig.send(LLMFullResponseStartFrame())
+        await write(rig, "Let me look.")
+        await rig.send(LLMFullResponseEndFrame())
+        frames += await rig.until(TTSStoppedFrame)
+        await until_closed(cartesia)
+        await rig.send(TTSSpeakFrame("One moment.", append_to_context=False))
+        frames += await rig.until(TTSStoppedFrame)
+        await until_closed(cartesia)
+        await rig.send(LLMFullResponseStartFrame())
+        await write(rig, "Friday at 3 p.m. is free.")
+        await rig.send(LLMFullResponseEndFrame())
+        frames += await rig.until(TTSStoppedFrame)
+        await eventually(lambda: len(caller.said) == 2)
+    assert text_of(caller.hears(frames)) == "Let me look. One moment. Friday at 3 p.m. is free."
+    assert caller.said == ["Let me look.", "Friday at 3 p.m. is free."]
+    state = await cartesia.state()
+    assert not [entry for entry in state["log"] if entry["kind"] == "tts_refused_input"]
+    assert (state["counters"]["contexts"], state["counters"]["tts_opened"]) == (3, 1)
+
+
 async def test_an_answer_that_ends_after_a_long_silence_ends_without_an_error(
     cartesia: Standin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
