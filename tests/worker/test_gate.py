@@ -5,13 +5,16 @@ import time
 
 import pytest
 from pipecat.frames.frames import (
+    EagerEndOfTurnCancelFrame,
     InterruptionFrame,
     LLMContextFrame,
     LLMTextFrame,
+    UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.frame_processor import FrameDirection
 
 from shared.metrics import Stage
 from tests.fakes import HandClock
@@ -227,3 +230,68 @@ async def test_the_first_token_of_each_completion_is_seen_once() -> None:
                 await rig.until(LLMTextFrame)
     assert seen == [True, True]
     assert reports.stages == [Stage.LLM, Stage.LLM]
+
+
+def speculative() -> LLMContextFrame:
+    """Ask ahead of a turn's end."""
+    return LLMContextFrame(LLMContext([{"role": "user", "content": "hello"}]), speculation=True)
+
+
+async def test_what_is_asked_ahead_is_written_down_when_its_turn_has_ended() -> None:
+    held, journal = gate()
+    held.open()
+    async with piped(held) as rig:
+        await rig.send(speculative())
+        await rig.until(LLMContextFrame)
+        assert journal.empty()
+        await rig.send(UserStoppedSpeakingFrame())
+        await rig.until(UserStoppedSpeakingFrame)
+        assert journal.get_nowait() == "hello"
+        await rig.send(LLMContextFrame(LLMContext([{"role": "user", "content": "hello"}])))
+        await rig.until(LLMContextFrame)
+    assert journal.empty(), "once"
+
+
+async def test_what_is_asked_ahead_and_withdrawn_is_never_written_down() -> None:
+    held, journal = gate()
+    held.open()
+    withdrawn: list[bool] = []
+
+    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        withdrawn.append(wanted)
+
+    held.on_withdrawn = note
+    async with piped(held) as rig:
+        await rig.send(speculative(), EagerEndOfTurnCancelFrame(), UserStoppedSpeakingFrame())
+        await rig.until(UserStoppedSpeakingFrame)
+        assert (journal.empty(), withdrawn) == (True, [False])
+
+
+async def test_an_answer_the_model_gave_up_while_its_turn_ended_is_still_wanted() -> None:
+    """The model asks for a tool and may not ahead; its word for that and the end of the turn cross on their way."""
+    held, _ = gate()
+    held.open()
+    withdrawn: list[bool] = []
+
+    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        withdrawn.append(wanted)
+
+    held.on_withdrawn = note
+    async with piped(held) as rig:
+        await rig.send(speculative())
+        await rig.until(LLMContextFrame)
+        await rig.send(UserStoppedSpeakingFrame())
+        await rig.until(UserStoppedSpeakingFrame)
+        await held.process_frame(EagerEndOfTurnCancelFrame(), FrameDirection.UPSTREAM)
+    assert withdrawn == [True]
+
+
+async def test_an_end_of_turn_that_overtakes_what_was_asked_ahead_confirms_it() -> None:
+    held, journal = gate()
+    held.open()
+    async with piped(held) as rig:
+        await rig.send(UserStoppedSpeakingFrame())
+        await rig.until(UserStoppedSpeakingFrame)
+        await rig.send(speculative())
+        await rig.until(LLMContextFrame)
+    assert journal.get_nowait() == "hello"

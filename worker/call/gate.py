@@ -1,17 +1,21 @@
 """The first-answer gate and the probe behind the model: the two places a turn is watched at.
 
 The gate stands between the user aggregator and the model. It holds the *first* completion until the customer is known,
-at most `PREFETCH_TIMEOUT`, and writes every user turn to the journal before its completion is asked for.
+at most `PREFETCH_TIMEOUT`, and writes every user turn to the journal before its completion is asked for; one that is asked for
+ahead of the turn's end, before anything of it can be heard.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pipecat.frames.frames import (
+    EagerEndOfTurnCancelFrame,
     Frame,
     LLMContextFrame,
     LLMTextFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
@@ -55,6 +59,10 @@ class TurnClock:
         self._speech_ended = self._asked = self._first_token = None
 
 
+async def _nothing(_wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+    pass
+
+
 class FirstAnswerGate(FrameProcessor):
     """Holds the first completion of a call until `open` was called, at most `timeout_s` seconds.
 
@@ -70,6 +78,16 @@ class FirstAnswerGate(FrameProcessor):
         self._customer_known = asyncio.Event()
         self._journaled = 0
         self._closed = False
+        self._ahead: LLMContextFrame | None = None  # the completion that was asked for before the turn ended
+        self._confirmed = False
+        self._turn_over = False
+        self.on_withdrawn: Callable[[bool], Awaitable[None]] = _nothing
+        """Told when a completion asked for ahead is withdrawn, and whether its turn had ended: then one is still wanted."""
+
+    @property
+    def open_to_guesses(self) -> bool:
+        """Whether a completion asked for now would go on at once."""
+        return self._customer_known.is_set() and not self._closed
 
     def recall(self, count: int) -> None:
         """Take the first `count` user messages of the context for known: they are in the journal already."""
@@ -86,11 +104,24 @@ class FirstAnswerGate(FrameProcessor):
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         """Pass everything; hold the first completion."""
         await super().process_frame(frame, direction)
-        if direction is FrameDirection.DOWNSTREAM:
+        if isinstance(frame, EagerEndOfTurnCancelFrame):
+            crossed = direction is FrameDirection.UPSTREAM and self._confirmed
+            self._ahead, self._confirmed = None, False
+            await self.on_withdrawn(crossed)
+        elif direction is FrameDirection.DOWNSTREAM:
             match frame:
                 case VADUserStoppedSpeakingFrame():
                     late = time.time() - frame.timestamp + frame.stop_secs
                     self._clock.speech_ended(time.monotonic() - late)
+                case LLMContextFrame(speculation=True):
+                    self._ahead, self._confirmed = frame, False
+                    if self._turn_over:  # its end has overtaken it
+                        self._confirm()
+                case UserStartedSpeakingFrame():
+                    self._turn_over = False
+                case UserStoppedSpeakingFrame():
+                    self._turn_over = True
+                    self._confirm()
                 case LLMContextFrame():
                     self._journal(frame)
                     if self._closed:
@@ -100,6 +131,14 @@ class FirstAnswerGate(FrameProcessor):
                 case _:
                     pass
         await self.push_frame(frame, direction)
+
+    def _confirm(self) -> None:
+        """Note that the turn has ended whose answer was asked for ahead."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._confirmed = True
+            self._journal(ahead)
+            self._clock.asked(time.monotonic())
 
     async def _wait(self) -> None:
         if self._customer_known.is_set():

@@ -30,6 +30,9 @@ ASK_AFTER: Final = 0.64
 """Of the silence that makes a pause: the ear is asked for its words before, since its answer takes as long as the rest does. A
 caller who goes on after all has only had a transcript in two pieces."""
 
+EAGER_S: Final = 0.128
+"""The same for an agent that is eager, whatever makes a pause for it."""
+
 
 class Listener:
     """Listens to one call. `use` before the first audio.
@@ -57,6 +60,11 @@ class Listener:
         self._models.use(turns)
 
     @property
+    def _ask_after_s(self) -> float:
+        after_s = ASK_AFTER * self._turns.stop
+        return min(EAGER_S, after_s) if self._turns.eager else after_s
+
+    @property
     def silent(self) -> bool:
         """Whether no voice was heard since the ear was asked for its words."""
         return self._asked or not self._speaking
@@ -76,15 +84,14 @@ class Listener:
             self._go_on()
         elif state is VADState.QUIET and self._speaking:
             self._end()
-        elif state is VADState.STOPPING and not self._asked and self._models.quiet_s >= ASK_AFTER * self._turns.stop:
+        elif state is VADState.STOPPING and not self._asked and self._models.quiet_s >= self._ask_after_s:
             self._ask()
         if self._models.turn.append_audio(pcm, self._speaking) is EndOfTurnState.COMPLETE:
             self._conclude(PatienceOver())
 
     def _ask(self) -> None:
         self._asked = True
-        if self._turns.smart:
-            self._models.turn.look_ahead(max(0.0, self._turns.stop - self._models.quiet_s))
+        self._models.turn.look_ahead(max(0.0, self._turns.stop - self._models.quiet_s))
         if self._ear is not None:
             self._ear.speech_ended()
 

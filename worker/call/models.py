@@ -15,7 +15,7 @@ from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnal
 from pipecat.audio.utils import exp_smoothing
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams, VADState
-from pipecat.metrics.metrics import MetricsData
+from pipecat.metrics.metrics import MetricsData, TurnMetricsData
 
 from shared.turns import Turns
 from worker.call.playout import RATE
@@ -70,10 +70,14 @@ class PhoneTurn(LocalSmartTurnAnalyzerV3):
 
     def __init__(self) -> None:
         super().__init__(sample_rate=RATE, params=SmartTurnParams())
+        self.judges = True
+        """Whether the model is asked at all; else every pause is an end."""
         self._early: asyncio.Future[tuple[EndOfTurnState, MetricsData | None]] | None = None
 
     def look_ahead(self, left_s: float) -> None:
         """Begin to judge what was said so far as if `left_s` more of silence had been heard."""
+        if not self.judges:
+            return
         silence = np.zeros(round(left_s * RATE), dtype=np.int16)
         heard = [*self._audio_buffer, (time.monotonic(), silence)]
         loop = asyncio.get_running_loop()
@@ -83,9 +87,19 @@ class PhoneTurn(LocalSmartTurnAnalyzerV3):
         """Drop that judgement: the caller speaks on."""
         self._early = None
 
+    async def ahead(self) -> float:
+        """Give the early judgement: how likely it is an end (0-1); 0 when there is none."""
+        if self._early is None:
+            return 0.0
+        _, metrics = await asyncio.shield(self._early)
+        return metrics.probability if isinstance(metrics, TurnMetricsData) else 0.0
+
     async def analyze_end_of_turn(self) -> tuple[EndOfTurnState, MetricsData | None]:
         """Say whether the caller has finished."""
         early, self._early = self._early, None
+        if not self.judges:
+            self.clear()  # type: ignore[no-untyped-call]
+            return EndOfTurnState.COMPLETE, None
         if early is None:
             return await super().analyze_end_of_turn()
         state, metrics = await early
@@ -104,6 +118,7 @@ class Models:
     def use(self, turns: Turns) -> None:
         """Take what an agent wants of them, before a call."""
         self.vad.set_params(vad_params(turns))
+        self.turn.judges = turns.smart
         self.turn._params.stop_secs = turns.patience  # noqa: SLF001 - it has no setter,
         self.turn._stop_ms = turns.patience * 1000  # noqa: SLF001 - and keeps it in two places
 

@@ -125,6 +125,8 @@ class AgentPipeline:
         self.context = LLMContext()
         self._gate = FirstAnswerGate(settings.prefetch_timeout, self._clock, self._user_said)
         probe = FirstTokenProbe(self._clock, scribe.speech_begins)
+        self._gate.on_withdrawn = self._withdrawn
+        self._turn_end = TurnEnd(models.turn, lambda: self.listener.silent, lambda: self._gate.open_to_guesses)
         self.on_idle: Callable[[], object] = lambda: None
         aggregators = LLMContextAggregatorPair(
             self.context,
@@ -132,7 +134,7 @@ class AgentPipeline:
                 user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
                     start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
-                    stop=[TurnEnd(models.turn, lambda: self.listener.silent)],
+                    stop=[self._turn_end],
                 ),
             ),
         )
@@ -228,6 +230,7 @@ class AgentPipeline:
         self.context.set_tools([*self._toolbox.schemas(agent, session, call)])
         self._choose(agent)
         self.listener.use(self.ear, agent.turns)
+        self._turn_end.use(agent.turns)
         self.llm.become(agent)
         self.voice.become(agent)
 
@@ -356,6 +359,12 @@ class AgentPipeline:
         self._toolbox.forget()
         self._scribe.user_said(text)
         self._hooks.user_said(text)
+
+    async def _withdrawn(self, wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        """Forget an answer that was begun before the caller had finished; ask for another when that is known by now."""
+        self.quiet.set()
+        if wanted:
+            await self.answer()
 
     def _voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the gate's
         self._hooks.voice(speaking, seen)
