@@ -9,6 +9,7 @@ from pipecat.frames.frames import (
     InterruptionFrame,
     LLMContextFrame,
     LLMTextFrame,
+    UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
@@ -262,9 +263,14 @@ async def test_what_is_asked_ahead_and_withdrawn_is_never_written_down() -> None
 
     held.on_withdrawn = note
     async with piped(held) as rig:
-        await rig.send(speculative(), EagerEndOfTurnCancelFrame(), UserStoppedSpeakingFrame())
-        await rig.until(UserStoppedSpeakingFrame)
-        assert (journal.empty(), withdrawn) == (True, [False])
+        for overtaken in (False, True):
+            await rig.send(*((EagerEndOfTurnCancelFrame(), speculative()) if overtaken else (speculative(),)))
+            await rig.until(LLMContextFrame)
+            await rig.send(*(() if overtaken else (EagerEndOfTurnCancelFrame(),)), UserStoppedSpeakingFrame())
+            await rig.until(UserStoppedSpeakingFrame)
+            await rig.send(UserStartedSpeakingFrame())
+            await rig.until(UserStartedSpeakingFrame)
+    assert (journal.empty(), withdrawn) == (True, [False, False])
 
 
 async def test_an_answer_the_model_gave_up_while_its_turn_ended_is_still_wanted() -> None:

@@ -81,6 +81,7 @@ class FirstAnswerGate(FrameProcessor):
         self._ahead: LLMContextFrame | None = None  # the completion that was asked for before the turn ended
         self._confirmed = False
         self._turn_over = False
+        self._void = False  # a withdrawal has overtaken what it withdraws
         self.on_withdrawn: Callable[[bool], Awaitable[None]] = _nothing
         """Told when a completion asked for ahead is withdrawn, and whether its turn had ended: then one is still wanted."""
 
@@ -106,6 +107,7 @@ class FirstAnswerGate(FrameProcessor):
         await super().process_frame(frame, direction)
         if isinstance(frame, EagerEndOfTurnCancelFrame):
             crossed = direction is FrameDirection.UPSTREAM and self._confirmed
+            self._void = direction is FrameDirection.DOWNSTREAM and self._ahead is None
             self._ahead, self._confirmed = None, False
             await self.on_withdrawn(crossed)
         elif direction is FrameDirection.DOWNSTREAM:
@@ -114,7 +116,7 @@ class FirstAnswerGate(FrameProcessor):
                     late = time.time() - frame.timestamp + frame.stop_secs
                     self._clock.speech_ended(time.monotonic() - late)
                 case LLMContextFrame(speculation=True):
-                    self._ahead, self._confirmed = frame, False
+                    self._ahead, self._confirmed, self._void = None if self._void else frame, False, False
                     if self._turn_over:  # its end has overtaken it
                         self._confirm()
                 case UserStartedSpeakingFrame():
