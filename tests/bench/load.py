@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.standins.carrier import Carrier
     from tests.standins.carrier_call import Call
 
-PERIOD_S: Final = 6.5
+PERIOD_S: Final = 6.0
 """1.5 s of question, about 1 s until the answer, 2.7 s of answer, the rest silence."""
 
 TAIL_S: Final = 4.0

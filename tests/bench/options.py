@@ -50,7 +50,8 @@ class Beside:
     interruptions: int  # answers interrupted after them
     ladder: tuple[int, ...]  # talking calls, step by step
     step_rounds: int  # questions of each call in a step
-    ladder_s: float  # time for all steps
+    stepped: int = 3  # systems that take the steps: the stock bot, this project, the old flow
+    steps_until_s: float = 520.0  # since the start of the comparison; a step that would end later is left out
 
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
@@ -59,12 +60,12 @@ QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55
 SHARE: Final = Extent(singles=10, replies=0, rounds=1, series_s=15.0, tool_rounds=100)
 """What of this project alone is measured with the comparison."""
 
-QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=1, series_s=3.0, at_once=4, ready=8, tool_rounds=10)
+QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=0, series_s=3.0, at_once=3, ready=8, tool_rounds=0)
 
 BESIDE: Final = Beside(crowds=((1, 6), (10, 2), (30, 2)), talks=3, questions=3, interruptions=2,
-                       ladder=(2, 6, 10, 14, 18, 22, 26, 30), step_rounds=2, ladder_s=310.0)  # fmt: skip
-QUICK_BESIDE: Final = Beside(crowds=((1, 1), (4, 1)), talks=1, questions=2, interruptions=1,
-                             ladder=(2,), step_rounds=1, ladder_s=18.0)  # fmt: skip
+                       ladder=(2, 6, 10, 14, 18, 22, 26, 30), step_rounds=2)  # fmt: skip
+QUICK_BESIDE: Final = Beside(crowds=((1, 1), (3, 1)), talks=1, questions=2, interruptions=1,
+                             ladder=(2,), step_rounds=1, stepped=2)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

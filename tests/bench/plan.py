@@ -69,11 +69,13 @@ async def beside(extent: Extent, comparison: Beside, say: Callable[[str], None])
         results.bursts_paused = found.crowds[max(found.crowds)].ours if len(found.crowds) > 1 else []
         say(f"{extent.singles} calls one after another, without the carrier's pause")
         results.singles_at_once = await calls.one_by_one(stack, extent.singles, extent.series_s, pause=False)
-        say(f"{extent.at_once} calls at once, without the carrier's pause")
-        results.bursts_at_once = await calls.at_once(stack, extent.at_once, pause=False)
-        await _knowing(stack, extent, results, say)
-    say(f"tools, {extent.tool_rounds} requests of each kind")
-    results.tools = await tools.measure(extent.tool_rounds)
+        if extent.rounds:
+            say(f"{extent.at_once} calls at once, without the carrier's pause")
+            results.bursts_at_once = await calls.at_once(stack, extent.at_once, pause=False)
+            await _knowing(stack, extent, results, say)
+    if extent.tool_rounds:
+        say(f"tools, {extent.tool_rounds} requests of each kind")
+        results.tools = await tools.measure(extent.tool_rounds)
     return results
 
 

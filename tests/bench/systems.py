@@ -47,6 +47,7 @@ NAMES: Final = (OURS, STOCK, OLD)
 MODELS: Final = {OURS: "gpt-4.1", STOCK: "gpt-4o-mini", OLD: "gpt-4o"}
 """Each asks for another model, so that the stand-in's log says whose completion it was."""
 
+MODULES: Final = {STOCK: "stock", OLD: "old_flow"}
 STOP_DEADLINE_S: Final = 10.0
 
 
@@ -181,26 +182,29 @@ class Field:
 async def running(plan: Plan) -> AsyncIterator[Field]:
     """Start this project, the rivals beside it, and what they talk to."""
     async with Stack(plan) as stack, rivals(stack.cartesia, stack.openai, stack.supabase) as (others, tools):
-        standins = (stack.cartesia.pid, stack.openai.pid, stack.supabase.pid, tools)
+        standins = (stack.cartesia.pid, stack.openai.pid, stack.supabase.pid, *tools)
         yield Field(stack, (Ours(stack), *others), standins)
 
 
 @asynccontextmanager
-async def rivals(cartesia: Standin, openai: Standin, supabase: Standin) -> AsyncIterator[tuple[list[Rival], int]]:
-    """Start the rivals on stand-ins, with a server of tools of their own; gives them and that server's process id."""
+async def rivals(
+    cartesia: Standin, openai: Standin, supabase: Standin, names: Sequence[str] = (STOCK, OLD)
+) -> AsyncIterator[tuple[list[Rival], tuple[int, ...]]]:
+    """Start rivals on stand-ins; gives them, and the process ids of a server of tools that the old flow needs."""
     async with AsyncExitStack() as around:
-        tools, tools_port = await asyncio.to_thread(_start, "tool_server", "--delay-ms", str(CONNECT_MS))
-        around.callback(_end, tools)
-        found = []
-        for name, module in ((STOCK, "stock"), (OLD, "old_flow")):
-            ports = ("--cartesia", cartesia.port, "--openai", openai.port, "--supabase", supabase.port)
-            more = ("--tools", tools_port, "--model", MODELS[name])
-            process, port = await asyncio.to_thread(_start, module, *map(str, (*ports, *more)))
-            rival = Rival(name, process, port)
+        ports, pids = {"cartesia": cartesia.port, "openai": openai.port, "supabase": supabase.port}, []
+        if OLD in names:
+            tools, ports["tools"] = await asyncio.to_thread(_start, "tool_server", "--delay-ms", str(CONNECT_MS))
+            around.callback(_end, tools)
+            pids.append(tools.pid)
+        flags = [word for name, port in ports.items() for word in (f"--{name}", str(port))]
+        starting = [asyncio.to_thread(_start, MODULES[name], *flags, "--model", MODELS[name]) for name in names]
+        started = await asyncio.gather(*starting)
+        found = [Rival(name, process, port) for name, (process, port) in zip(names, started, strict=True)]
+        for rival in found:
             around.callback(rival.stop)
             rival.listen()
-            found.append(rival)
-        yield found, tools.pid
+        yield found, tuple(pids)
 
 
 def _start(module: str, *arguments: str) -> tuple[subprocess.Popen[str], int]:

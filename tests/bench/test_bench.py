@@ -20,6 +20,7 @@ from tests.bench.plan import Results
 from tests.bench.report import figures, markdown, text
 
 CALL = Measured("CA1", 0.004, 0.003, 0.001, 0.0005, {"agent_ready_s": -0.2}, (0.04,), 0, "caller_hangup")
+ABOUT = {"cores": "2"}
 LOST = Measured("CA2", None, None, None, None, {}, (), 0, "")
 
 
@@ -130,14 +131,14 @@ def test_what_takes_longer_is_measured_by_words_of_its_own() -> None:
 
 
 def test_another_kind_of_run_changes_its_own_section_and_nothing_else() -> None:
-    whole = document(figures(Results(singles_paused=[CALL]), 30, 32, 8), machine(), ["a remark"])
+    whole = document(figures(Results(singles_paused=[CALL]), 30, 32, 8), ABOUT, ["a remark"])
     faults = figures(Results(router=Restart(calls=2, kept=2)), 30, 32, 8)
-    once = with_section(whole, "faults", faults, machine(), ["of faults"])
+    once = with_section(whole, "faults", faults, ABOUT, ["of faults"])
     assert "## Faults and bursts" in once
     assert "of faults" in once
     assert {name: body for name, body in sections(once).items() if name != "Faults and bursts"} == sections(whole)
-    assert with_section(once, "faults", faults, machine(), ["of faults"]) == once
-    again = document(figures(Results(singles_paused=[LOST]), 30, 32, 8), machine(), ["another"], before=once)
+    assert with_section(once, "faults", faults, ABOUT, ["of faults"]) == once
+    again = document(figures(Results(singles_paused=[LOST]), 30, 32, 8), ABOUT, ["another"], before=once)
     assert sections(again)["Faults and bursts"] == sections(once)["Faults and bursts"]
     assert "a remark" not in again
 

@@ -21,9 +21,10 @@ from tests.bench.compare import Comparison, Crowd
 from tests.bench.document import document
 from tests.bench.load import Limit, Step
 from tests.bench.measure import leading_quiet_s
-from tests.bench.plots import Axis, Chart, Line, shares, svg
-from tests.bench.systems import NAMES, OLD, OURS, STOCK
+from tests.bench.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Chart, Line, shares, svg
+from tests.bench.systems import NAMES, OLD, OURS, STOCK, Rival
 from tests.bench.talking import Talk, answers, gaps, later_connections
+from tests.effort import some
 from tests.standins.carrier_playout import Span
 from tests.standins.process import running
 
@@ -50,8 +51,8 @@ def comparison(**ladders: Sequence[Step]) -> Comparison:
         found.barge_ins[name] = [[0.25], [0.26]]
         found.call_bytes[name] = [20e6]
     found.later_connections[OURS] = [0, 0]
-    for name, some in ladders.items():
-        found.steps[{"ours": OURS, "stock": STOCK, "old": OLD}[name]] = list(some)
+    for name, steps_ in ladders.items():
+        found.steps[{"ours": OURS, "stock": STOCK, "old": OLD}[name]] = list(steps_)
     return found
 
 
@@ -97,10 +98,10 @@ def test_connections_that_were_there_before_the_second_question_do_not_count() -
 
 
 def test_a_limit_lies_on_the_line_between_two_steps() -> None:
-    some = [step(OURS, 2, 1.0), step(OURS, 10, 1.0), step(OURS, 20, 1.5)]
-    assert load.held(some, 1.25) == Limit(15.0, broke=True)
-    assert load.held(some, 2.0) == Limit(20.0, broke=False)
-    assert load.held([*some, step(OURS, 24, missing=3)], 2.0) == Limit(20.0, broke=True)
+    taken = [step(OURS, 2, 1.0), step(OURS, 10, 1.0), step(OURS, 20, 1.5)]
+    assert load.held(taken, 1.25) == Limit(15.0, broke=True)
+    assert load.held(taken, 2.0) == Limit(20.0, broke=False)
+    assert load.held([*taken, step(OURS, 24, missing=3)], 2.0) == Limit(20.0, broke=True)
     assert load.held([], 1.0) == Limit(0.0, broke=False)
     assert load.held([step(OURS, 2, 3.0)], 1.0) == Limit(0.0, broke=True)
 
@@ -111,9 +112,9 @@ def test_an_unanswered_question_counts_as_the_longest_answer() -> None:
 
 
 def test_gaps_end_what_is_whole() -> None:
-    some = [step(OURS, 2, 1.0), step(OURS, 6, 1.0), step(OURS, 10, 1.0, gap_s=0.05)]
-    assert load.whole(some) == Limit(6.0, broke=True)
-    assert load.whole(some[:2]) == Limit(6.0, broke=False)
+    taken = [step(OURS, 2, 1.0), step(OURS, 6, 1.0), step(OURS, 10, 1.0, gap_s=0.05)]
+    assert load.whole(taken) == Limit(6.0, broke=True)
+    assert load.whole(taken[:2]) == Limit(6.0, broke=False)
 
 
 def test_steps_go_on_until_nothing_is_left_to_be_learnt() -> None:
@@ -190,8 +191,8 @@ def test_charts_are_well_formed_and_name_their_axes_and_lines() -> None:
 def test_every_point_of_a_chart_lies_in_its_frame(points: list[tuple[float, float]], log_x: bool, log_y: bool) -> None:  # noqa: FBT001
     chart = Chart("t", Axis("x", log=log_x), Axis("y", log=log_y), (Line("l", tuple(points), dots=True),))
     for circle in fromstring(svg(chart)).iter("{http://www.w3.org/2000/svg}circle"):  # noqa: S314 - our own text
-        assert 69 <= float(circle.attrib["cx"]) <= 571
-        assert 43 <= float(circle.attrib["cy"]) <= 365
+        assert LEFT - 1 <= float(circle.attrib["cx"]) <= WIDTH - RIGHT + 1
+        assert TOP - 1 <= float(circle.attrib["cy"]) <= HEIGHT - BOTTOM + 1
 
 
 def test_a_distribution_rises_to_a_hundred_percent() -> None:
@@ -222,19 +223,30 @@ def test_processes_are_bound_with_all_their_threads_and_their_children() -> None
 
 
 async def test_the_bots_compared_with_answer_a_call_on_the_same_stand_ins() -> None:
-    """One conversation each: a greeting, and an answer whose interruption ends in `clear`."""
+    """One call each: a greeting that can be interrupted, an answer, and word of when they were ready."""
+    names = some((STOCK, OLD), 1)
     async with (
         running("cartesia", connect_ms=0.0, lexicon=str(systems.LEXICON)) as cartesia,
         running("openai_api") as openai,
     ):
-        async with running("supabase_api") as supabase, systems.rivals(cartesia, openai, supabase) as (rivals, _):
-            talks = await asyncio.gather(*(talking.converse(rival, 0, 1) for rival in rivals))
-            assert all(isinstance(talk.barge_ins[0], float) for talk in talks)
+        async with running("supabase_api") as supabase, systems.rivals(cartesia, openai, supabase, names) as (found, _):
+            await asyncio.gather(*map(_answers, found))
         log = (await openai.state())["log"]
-    asked = {one["model"] for one in log if one["kind"] == "completion"}
-    assert asked == {systems.MODELS[STOCK], systems.MODELS[OLD]}
-    greeted = [one["messages"][-1]["content"] for one in log if one["kind"] == "completion"]
-    assert greeted[0] == "Please introduce yourself to the user."
-    offered = {one["model"]: one["tools"] for one in log}
-    assert offered[systems.MODELS[STOCK]] == []
-    assert offered[systems.MODELS[OLD]]
+    completions = [one for one in log if one["kind"] == "completion"]
+    assert {one["model"] for one in completions} == {systems.MODELS[name] for name in names}
+    for one in completions:
+        asked = [message["content"] for message in one["messages"] if message["role"] == "user"]
+        stock = one["model"] == systems.MODELS[STOCK]
+        assert (asked[0] == "Please introduce yourself to the user.") is stock
+        assert bool(one["tools"]) is not stock
+
+
+async def _answers(rival: Rival) -> None:
+    async with rival.carrier() as carrier:
+        call = await carrier.dial()
+        await call.until(lambda: bool(call.streams and call.streams[0].media))
+        await call.say(talking.recording("no"))
+        await call.hears(lambda line: line.utterances > 1 and not line.playing and line.quiet_s > 1)
+        assert "You said: No," in call.heard.text(), rival.name
+        assert call.streams[0].clears, rival.name
+        assert await rival.readiness([call]) != [None], rival.name
