@@ -164,6 +164,19 @@ async def test_a_provider_that_knows_no_keys_is_told_none() -> None:
         assert of_kind(await rig.until(LLMFullResponseEndFrame), LLMTextFrame)
 
 
+async def test_an_agent_may_think_with_a_model_of_its_own() -> None:
+    async with provider() as standin:
+        for agent in (AGENT, Agent(prompt=LONG, model="gpt-4.1-mini")):
+            async with seated(standin, agent, openai_cache_warmup=True) as llm, piped(llm) as rig:
+                llm.read_ahead(beginning("Hello."))
+                assert llm._reading is not None
+                await llm._reading
+                await rig.send(LLMContextFrame(beginning("Hello.")))
+                await rig.until(LLMFullResponseEndFrame)
+        models = [entry["model"] for entry in await completions(standin)]
+        assert models == ["gpt-4.1"] * 2 + ["gpt-4.1-mini"] * 2
+
+
 async def test_what_is_read_ahead_is_known_at_the_first_answer_and_is_none_itself() -> None:
     async with provider() as standin, seated(standin, openai_cache_warmup=True) as llm, piped(llm) as rig:
         told = used(llm)

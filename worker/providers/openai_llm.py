@@ -129,9 +129,7 @@ class WarmOpenAILLM(OpenAILLMService):
 
     def build_chat_completion_params(self, params_from_context: Any) -> dict[str, Any]:
         """Ask for the rest of an answer when there is a beginning."""
-        params: dict[str, Any] = super().build_chat_completion_params(params_from_context)
-        if self._key:
-            params["prompt_cache_key"] = self._key
+        params: dict[str, Any] = super().build_chat_completion_params(params_from_context) | self._own_params()
         if self._given:
             beginning = {"role": "assistant", "content": self._given}
             params["messages"] = [*params["messages"], beginning, {"role": "system", "content": NOTE}]
@@ -159,11 +157,16 @@ class WarmOpenAILLM(OpenAILLMService):
         if guessed_tokens(text, tools if isinstance(tools, list) else []) < LEAST_CACHED_TOKENS or not self._may_ask():
             return
         del asked["stream"], asked["stream_options"]
-        asked |= {"max_completion_tokens": 1, **({"prompt_cache_key": self._key} if self._key else {})}
+        asked |= {"max_completion_tokens": 1, **self._own_params()}
         with contextlib.suppress(APIError, httpx2.HTTPError, TimeoutError):
             async with asyncio.timeout(READ_AHEAD_TIMEOUT_S):
                 self._beside.update(llm_read_ahead=1)
                 self._beside.update(amounts(await self._client.chat.completions.create(**asked)))
+
+    def _own_params(self) -> dict[str, str]:
+        """Give what stands in every request of this call, as far as it has it."""
+        own = {"model": self._agent.model, "prompt_cache_key": self._key}
+        return {name: value for name, value in own.items() if value}
 
     def report(self) -> None:
         """Tell what was used beside the answers and is not told yet: the call ends."""
