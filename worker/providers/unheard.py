@@ -28,6 +28,7 @@ class Unheard:
         self._sent = 0
         self._bytes = 0
         self._waiting = 0
+        self._turns = 0
         self._answered = False
         self.speaking = True
         """The caller speaks, or may: what a predecessor had heard comes faster than the voice detector looks at it."""
@@ -35,7 +36,7 @@ class Unheard:
     @property
     def turns(self) -> int:
         """How many ends of a turn wait for their transcript, sent or not."""
-        return sum(isinstance(piece, str) for piece in self._pieces)
+        return self._turns
 
     @property
     def asked(self) -> int:
@@ -59,6 +60,7 @@ class Unheard:
         """Note that a final transcript is to be asked for here."""
         self.speaking = False
         self._pieces.append(FINALIZE)
+        self._turns += 1
 
     def next(self) -> bytes | str | None:
         """Give what is to be sent next and count it as sent; None when everything was."""
@@ -106,7 +108,11 @@ class Unheard:
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
-            self._bytes -= len(piece) if isinstance(piece := self._pieces.popleft(), bytes) else 0
+            piece = self._pieces.popleft()
+            if isinstance(piece, bytes):
+                self._bytes -= len(piece)
+            else:
+                self._turns -= 1
         self._sent -= count
 
     def _trim(self, most_s: float) -> None:
