@@ -27,7 +27,7 @@ from shared.workers import Resource
 from tests.standins import modem
 from tests.standins.pipecat_rig import Rig, of_kind, piped
 from tests.standins.process import Standin, started
-from worker.providers.openai_tts import OpenAIVoice
+from worker.providers.openai_tts import PIECE_S, OpenAIVoice
 from worker.providers.retry import Trouble, Watcher
 
 with warnings.catch_warnings():
@@ -105,12 +105,17 @@ def sound(frames: list[TTSAudioRawFrame]) -> bytes:
     return b"".join(frame.audio for frame in frames)
 
 
-def heard(pcm: bytes, voids: list[tuple[float, float]] | None = None) -> list[tuple[str, float]]:
-    """Give the words that are heard, and when; sound that is void is not played."""
+def played(pcm: bytes, voids: list[tuple[float, float]]) -> bytes:
+    """Leave out the sound that is void."""
     kept = bytearray(pcm)
-    for start_s, end_s in reversed(voids or []):
+    for start_s, end_s in reversed(voids):
         kept[2 * round(start_s * RATE_HZ) : 2 * round(end_s * RATE_HZ)] = b""
-    return [(word.text, word.start_s) for word in modem.decode(audioop.lin2ulaw(bytes(kept), 2))]
+    return bytes(kept)
+
+
+def heard(pcm: bytes) -> list[tuple[str, float]]:
+    """Give the words that are heard, and when."""
+    return [(word.text, word.start_s) for word in modem.decode(audioop.lin2ulaw(pcm, 2))]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -204,8 +209,11 @@ async def test_a_lost_connection_costs_no_word_and_repeats_none(api: Standin, ch
         else:
             await api.control(speech_status=503, speech_fail_next=2)
         frames = await spoken.answer()
-    assert " ".join(word for word, _ in heard(sound(frames), spoken.voids)) == ANSWER
+    kept = played(sound(frames), spoken.voids)
+    assert " ".join(word for word, _ in heard(kept)) == ANSWER
     assert [word for word, _ in spoken.words] == ANSWER.split()
+    beyond_s = (len(kept) - len(modem.encode(ANSWER))) / 2 / RATE_HZ
+    assert 0 <= beyond_s <= 4 * PIECE_S  # no half word is heard: only what fills up each of the four pieces
     assert spoken.retries
     assert spoken.trouble.since is None
 
