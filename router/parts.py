@@ -82,7 +82,18 @@ def assemble(settings: Settings, clips: Mapping[str, bytes], outside: Outside) -
     )  # of 16 bits
     return Parts(
         intake=Intake(signatures),
-        webhook=Webhook(pools, outside.enqueue, office, twiml, counted, settings.ticket_ttl, line, rules, overflow),
+        webhook=Webhook(
+            pools,
+            outside.enqueue,
+            office,
+            twiml,
+            counted,
+            settings.ticket_ttl,
+            line,
+            rules,
+            overflow,
+            settings.parallel_context_prefetch,
+        ),
         line=line,
         door=Door(office, signatures, pools, counted),
         health=Health(pools, registry, settings.console_token.get_secret_value()),

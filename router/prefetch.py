@@ -17,19 +17,13 @@ from rq.exceptions import DuplicateJobError
 from rq.serializers import JSONSerializer
 
 from router.twilio import MessageReport
-from shared import letters, logs, redis_door
+from shared import letters, logs, prefetch, redis_door
 from shared.calls import IncomingCall
-from shared.prefetch import JOB, JOB_TTL_S, QUEUE, job_id
+from shared.prefetch import JOB, QUEUE
 from shared.settings import Settings
 
 ENQUEUE_TIMEOUT_S: Final = 1.0
 """After this an answer is not worth waiting for; queueing takes 0.7 ms (p99 6 ms, measured)."""
-
-JOB_TIMEOUT_S: Final = 15
-"""RQ's last resort against a job that hangs; the lookup itself ends after `PREFETCH_TIMEOUT`."""
-
-KEPT_S: Final = 60
-"""How long a finished job's name is remembered: a webhook repeated within it is not looked up again."""
 
 MAX_WAITING: Final = 256
 
@@ -103,22 +97,7 @@ class PrefetchQueue:
             self._busy_since = None
 
     def _put_lookup(self, call: IncomingCall, queued_at: float) -> None:
-        self._queue.enqueue(
-            JOB,
-            kwargs={
-                "call_sid": call.call_sid,
-                "phone": call.caller,
-                "trace_id": call.trace_id,
-                "queued_at": queued_at,
-            },
-            job_id=job_id(call.call_sid, call.attempt),
-            unique=True,
-            description=f"prefetch {call.call_sid}",  # the default one would repeat the number
-            job_timeout=JOB_TIMEOUT_S,
-            ttl=JOB_TTL_S,
-            result_ttl=KEPT_S,
-            failure_ttl=KEPT_S,
-        )
+        self._queue.enqueue(JOB, **prefetch.job(call, queued_at))
 
     def _put_report(self, report: MessageReport, told_at: float) -> None:
         self._reports.enqueue(

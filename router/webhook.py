@@ -25,6 +25,7 @@ from shared.holdline import Visitor
 from shared.messages import Reserved
 from shared.metrics import HoldOutcome
 from shared.metrics_router import RouterMetrics
+from shared.prefetch import AT_STREAM
 from shared.ticket import Ticket, TicketOffice
 
 T = TypeVar("T")
@@ -79,7 +80,10 @@ class _Given:
 
 @dataclass(slots=True, eq=False)
 class Webhook:
-    """Answers announcements of calls. Use within `open()`, which owns the tasks."""
+    """Answers announcements of calls. Use within `open()`, which owns the tasks.
+
+    Without `prefetches` no lookup is queued here: the pool of the call is told so, and asks for it when the stream has begun.
+    """
 
     pools: Pools
     enqueue: Enqueue
@@ -90,6 +94,7 @@ class Webhook:
     line: Line
     rules: Rules
     overflow: Overflow
+    prefetches: bool = True
     _given: dict[tuple[CallSid, int], _Given] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _answering: int = 0
@@ -204,11 +209,12 @@ class Webhook:
             elif not place.turn:
                 log.info("call held", why=answered.why, attempt=call.attempt)
             return
-        queued = await self.enqueue(call)
-        self.metrics.prefetch_queued(queued=queued)
+        queued = self.prefetches and await self.enqueue(call)
         log.info("call promised", pool=ticket.pool, worker=ticket.worker, attempt=call.attempt, prefetch=queued)
+        if self.prefetches:
+            self.metrics.prefetch_queued(queued=queued)
         if not queued:  # nobody need wait for a customer nobody looks up
-            self.pools.no_prefetch(ticket, "not_queued")
+            self.pools.no_prefetch(ticket, "not_queued" if self.prefetches else AT_STREAM)
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

@@ -67,7 +67,7 @@ class AskEnd(Message, frozen=True):
 
 
 class NoPrefetch(Message, frozen=True):
-    """Router to pool, when the prefetch job could not be queued: nobody need wait for the customer of this call."""
+    """Router to pool: it has queued no prefetch, so nobody need wait for one; with `prefetch.AT_STREAM` the pool is to, later."""
 
     call_sid: CallSid
     why: str

@@ -1,7 +1,7 @@
 """The prefetch: the names its two ends agree on, the result between them, and the pool's side of it.
 
-Router → RQ queue → prefetcher → a stream per call → `ResultReader` in the pool → worker. The router and the prefetcher
-share no code but this; RQ itself is imported by neither this module nor anything that imports it.
+Router → RQ queue → prefetcher → a stream per call → `ResultReader` in the pool → worker. Where phases are switched off the pool
+queues it, when the stream has begun. The router and the prefetcher share no code but this, which does not import RQ.
 """
 
 import asyncio
@@ -14,17 +14,26 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared import keys, logs, redis_door
-from shared.calls import CallSid
+from shared.calls import CallSid, IncomingCall
 from shared.workers import PoolId
 
 JOB: Final = "worker.jobs.customer.prefetch"
-"""What the router queues, by name: it must not import the worker."""
+"""What is queued, by name: the router must not import the worker."""
 
 QUEUE: Final = "prefetch"
 AFTERCALL_QUEUE: Final = "aftercall"
 
 JOB_TTL_S: Final = 20
 """How long a lookup may wait in the queue: later than that, the call has long gone on without it."""
+
+JOB_TIMEOUT_S: Final = 15
+"""RQ's last resort against a job that hangs; the lookup itself ends after `PREFETCH_TIMEOUT`."""
+
+KEPT_S: Final = 60
+"""How long a finished job's name is remembered: a webhook repeated within it is not looked up again."""
+
+AT_STREAM: Final = "at_stream"
+"""Why a router without `PARALLEL_CONTEXT_PREFETCH` has queued no lookup: the pool does, when the stream has begun."""
 
 Outcome = Literal["found", "unknown", "failed", "unavailable"]
 
@@ -34,8 +43,8 @@ _log = logs.get(__name__)
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What the lookup of a caller gave.
 
-    `outcome` is as in `messages.Customer`; `record` only with `found`. `queued_at` is unix seconds at the webhook,
-    `took_s` the seconds from then until this was published.
+    `outcome` is as in `messages.Customer`; `record` only with `found`. `queued_at` is unix seconds when it was asked for (at
+    the webhook, or as the stream began), `took_s` the seconds from then until this was published.
     """
 
     outcome: Outcome
@@ -56,6 +65,25 @@ def job_id(call_sid: CallSid, attempt: int) -> str:
     Source: RQ 3 job ids may hold letters, digits, `_` and `-` only.
     """
     return f"prefetch-{call_sid}-{attempt}"
+
+
+def job(call: IncomingCall, queued_at: float) -> dict[str, Any]:
+    """Write the lookup of a caller as what RQ's `enqueue` takes beside `JOB`; `queued_at` is unix seconds."""
+    return {
+        "kwargs": {
+            "call_sid": call.call_sid,
+            "phone": call.caller,
+            "trace_id": call.trace_id,
+            "queued_at": queued_at,
+        },
+        "job_id": job_id(call.call_sid, call.attempt),
+        "unique": True,
+        "description": f"prefetch {call.call_sid}",  # the default one would repeat the number
+        "job_timeout": JOB_TIMEOUT_S,
+        "ttl": JOB_TTL_S,
+        "result_ttl": KEPT_S,
+        "failure_ttl": KEPT_S,
+    }
 
 
 class ResultReader:

@@ -96,6 +96,11 @@ PARKED_RESOURCES: Final = (Resource.TOOLS, Resource.VAD, Resource.TURN, Resource
 """What READY demands; STT and LLM are connected from RESERVED on, because plans count idle STT sockets."""
 
 
+def parked_resources(*, eager_tools: bool) -> tuple[Resource, ...]:
+    """Say what READY demands of a worker; without `EAGER_TOOL_LOADING` it has no tools before its call."""
+    return tuple(each for each in PARKED_RESOURCES if eager_tools or each is not Resource.TOOLS)
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
     """A worker promised to one call until a deadline.

@@ -55,7 +55,7 @@ class Lookups:
             return
 
     def _connect(self) -> CustomerLookup | None:
-        if not (self._conf.supabase_url and self._conf.parallel_context_prefetch):
+        if not self._conf.supabase_url:
             return None
         key = self._conf.supabase_secret_key.get_secret_value()
         return CustomerLookup(self._conf.supabase_url, key, self._conf.prefetch_timeout, self._tls)

@@ -74,7 +74,7 @@ def test_pipecat_is_imported_in_its_rooms_only() -> None:
 
 def test_rq_is_imported_in_its_rooms_only() -> None:
     allowed = {
-        "router/prefetch.py", "worker/record_jobs.py", "worker/records.py", "worker/forgetting.py",
+        "router/prefetch.py", "worker/lookup_jobs.py", "worker/record_jobs.py", "worker/records.py", "worker/forgetting.py",
         "worker/tools/messenger.py",
     }  # fmt: skip
     assert {room for room in rooms("rq") - allowed if not room.startswith("worker/prefetcher")} == set()

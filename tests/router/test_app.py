@@ -9,6 +9,7 @@ from router import cutoff, intake, serving, webhook
 from shared.calls import CallSid, CallState, EndReason
 from shared.errors import ReadinessUnavailable
 from shared.messages import Problem
+from shared.prefetch import AT_STREAM
 from shared.ticket import Ticket
 from shared.traces import Traces
 from shared.workers import PoolId, WorkerId
@@ -190,6 +191,15 @@ async def test_a_webhook_is_answered_before_its_prefetch_is_queued(folder: Path)
         await until(lambda: bool(pool.no_prefetch))
         assert pool.no_prefetch[0].call_sid == SID
         assert router.metric("offhook_prefetch_enqueued_total", result="failed") == 1
+
+
+async def test_a_router_that_does_not_prefetch_leaves_the_lookup_to_the_pool(folder: Path) -> None:
+    async with FakePool(folder).serving() as pool, running(folder, parallel_context_prefetch=False) as router:
+        assert verbs((await router.post()).text) == ["Connect"]
+        await until(lambda: bool(pool.no_prefetch))
+        assert (pool.no_prefetch[0].call_sid, pool.no_prefetch[0].why) == (SID, AT_STREAM)
+        assert router.queued == []
+        assert router.metric("offhook_prefetch_enqueued_total", result="failed") == 0
 
 
 async def test_without_a_worker_and_without_a_line_the_caller_hears_an_apology(folder: Path) -> None:

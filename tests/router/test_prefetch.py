@@ -15,10 +15,10 @@ import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from router.prefetch import KEPT_S, PrefetchQueue
+from router.prefetch import PrefetchQueue
 from shared import redis_door
 from shared.calls import CallSid, IncomingCall, TraceId
-from shared.prefetch import JOB, JOB_TTL_S, QUEUE, job_id
+from shared.prefetch import JOB, JOB_TTL_S, KEPT_S, QUEUE, job_id
 from shared.settings import Settings
 
 if TYPE_CHECKING:

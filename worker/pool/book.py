@@ -38,6 +38,7 @@ class Call:
         stream: the kept duplicate of the caller's socket, while there is one.
         customer: the last word of the prefetch about the caller, None while nobody knows.
         watched: the prefetch may still say something.
+        ask_late: its lookup is to be asked for when the stream has begun; `asked` when that was done.
         journal: what a successor must know, oldest first.
         tape: the last of the caller's audio, for a successor; a descriptor.
         bound_at: since when the present worker, or the last one, serves it; CLOCK_MONOTONIC.
@@ -61,6 +62,8 @@ class Call:
     stream_sid: StreamSid | None = None
     customer: Customer | None = None
     watched: bool = False
+    ask_late: bool = False
+    asked: bool = False
     journal: list[Entry] = field(default_factory=list)
     tape: int | None = None
     bound_at: float = 0.0

@@ -67,7 +67,7 @@ class Control:
             case AskEnd():
                 answer(self.ask_end(message))
             case NoPrefetch():
-                self._house.customers.no_job(message.call_sid)
+                self._house.customers.no_job(message.call_sid, message.why)
 
     # --- reserve ----------------------------------------------------------------------------------------------------
 

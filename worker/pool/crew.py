@@ -29,7 +29,7 @@ from shared.messages import (
     WarmFailed,
 )
 from shared.metrics import PROVIDERS, Loss, Oddity, Setback, Timing
-from shared.workers import PARKED_RESOURCES, PARKED_STATES, Resource, WorkerEvent, WorkerState
+from shared.workers import PARKED_STATES, Resource, WorkerEvent, WorkerState
 from worker.pool import plan
 from worker.pool.control import Control
 from worker.pool.copies import Copies
@@ -105,6 +105,7 @@ class Crew:
                 self._house.changed()
             case Started():
                 call.stream_sid = message.stream_sid
+                self._house.customers.begun(call)
             case Resumed():
                 self._rescue.resumed(call, message.at)
             case Entry() if call.state is not CallState.ENDED:
@@ -124,7 +125,7 @@ class Crew:
         if self._house.roster.warmed(worker, beat.warm):
             self._house.changed()
         self._house.metrics.observe(Timing.LOOP_LAG, beat.lag_s)
-        cold = [resource for resource in PARKED_RESOURCES if not beat.warm.get(resource, False)]
+        cold = [resource for resource in self._house.parked if not beat.warm.get(resource, False)]
         if cold and worker.state is _S.READY:
             self._provider_lost(worker, cold[0], "the worker's own check says it is not warm")
         if worker.state is _S.READY:
@@ -152,7 +153,7 @@ class Crew:
         if worker.state is not _S.WARMING or worker.killed:
             return
         self._house.roster.step(worker, _E.PARK, now)
-        self._house.roster.warmed(worker, {**worker.warm, **dict.fromkeys(PARKED_RESOURCES, True)})
+        self._house.roster.warmed(worker, {**worker.warm, **dict.fromkeys(self._house.parked, True)})
         worker.parked_at = worker.beat_at = now
         worker.recycle_at = plan.recycle_at(now, self._house.recycle_after_s, self._jitter.random())
         self._house.metrics.observe(Timing.PIPELINE_CREATION, now - worker.spawned_at)

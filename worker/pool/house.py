@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from shared.agents import Agents
 from shared.calls import CallEvent, EndReason
 from shared.metrics import PoolMetrics
-from shared.workers import PoolId, WorkerEvent
+from shared.workers import PARKED_RESOURCES, PoolId, Resource, WorkerEvent
 from worker.pool.book import Book, Call
 from worker.pool.customers import Customers
 from worker.pool.keeper import Keeper
@@ -24,6 +24,7 @@ class House:
         stt_most: how many workers may hold an STT connection (those given to a call); 0 for any number.
         recycle_after_s: how long a worker stays parked.
         ended: called to end a call for a reason; harmless when it has ended.
+        parked: what a READY worker has warm.
         changed: called after every change that the plan, routers or metrics depend on.
     """
 
@@ -39,6 +40,7 @@ class House:
     metrics: PoolMetrics
     ended: Callable[[Call, EndReason], None]
     changed: Callable[[], None]
+    parked: tuple[Resource, ...] = PARKED_RESOURCES
 
     def bind(self, call: Call, worker: Worker, now: float) -> bool:
         """Note that a worker was given a call's stream; tell one that was not promised to it what the promised one knew.

@@ -35,7 +35,7 @@ from shared.readiness import Readiness as Directory
 from shared.records import Records
 from shared.settings import Settings
 from shared.tool_metrics import ToolMetrics
-from shared.workers import PoolId, WorkerEvent, WorkerState
+from shared.workers import PoolId, WorkerEvent, WorkerState, parked_resources
 from worker.pool import plan
 from worker.pool.aftercall import AfterCall
 from worker.pool.book import Book, Call
@@ -48,6 +48,7 @@ from worker.pool.door import Door
 from worker.pool.house import House
 from worker.pool.http import Health, serve
 from worker.pool.keeper import Keeper
+from worker.pool.lookups import Lookups
 from worker.pool.memory import Limits, Memory
 from worker.pool.nursery import Nursery
 from worker.pool.recall import Recall
@@ -99,7 +100,9 @@ class Pool:
         self._reader: ResultReader | None = None
         if settings.supabase_url:
             self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked)
-        self._customers = Customers(self._book, self._roster, self._reader)
+        self._lookups = Lookups(settings)
+        late = not settings.parallel_context_prefetch
+        self._customers = Customers(self._book, self._roster, self._reader, self._lookups.ask, late=late)
         records = Records(self._redis)
         self._copies = Copies(
             records,
@@ -121,6 +124,7 @@ class Pool:
             metrics=self._metrics,
             ended=self._ended,
             changed=self.changed,
+            parked=parked_resources(eager_tools=settings.eager_tool_loading),
         )
         self._keeper = house.keeper
         self._control = Control(house, Recall(records, self._copies.append))
@@ -199,6 +203,7 @@ class Pool:
         await asyncio.gather(self._nursery.leave(), self._tool_host.leave())
         await self._copies.withdraw()
         await self._aftercall.leave()
+        self._lookups.close()
         await self._redis.aclose()
         self._keeper.leave()
         _log.info("pool has left")
