@@ -41,10 +41,6 @@ Secret = Annotated[SecretStr, _stripped]
 """Stripped too: a file's last newline is in no key, and a key of blanks is one that anybody can guess."""
 
 
-NOT_BUILT_YET: Final = ("EAGER_TOOL_LOADING", "DIRECT_GREETING_INJECTION", "PARALLEL_CONTEXT_PREFETCH")
-"""The rollback switches: the old behaviour they bring back is not built, so `false` must not be accepted silently."""
-
-
 class Settings(BaseSettings):
     """Everything an operator can set. Field names are the environment's names in lower case; defaults are production's."""
 
@@ -190,7 +186,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = [f"{name}: false is not built yet" for name in NOT_BUILT_YET if not getattr(self, name.lower())]
+        problems: list[str] = []
         if not self.twilio_validate_signatures and not _is_loopback(urlsplit(self.public_base_url).hostname or ""):
             problems.append("TWILIO_VALIDATE_SIGNATURES: false is only for a loopback PUBLIC_BASE_URL")
         if not self.twilio_validate_signatures and not _is_loopback(self.router_address):

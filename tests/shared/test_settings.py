@@ -10,7 +10,7 @@ from shared import logs
 from shared.errors import ClipError, SettingsError
 from shared.letters import TWILIO_TIMEOUT_S
 from shared.processes import NOTHING, WITHHELD, Process
-from shared.settings import ASSETS, NOT_BUILT_YET, Settings, load, refuse
+from shared.settings import ASSETS, Settings, load, refuse
 from shared.settings import environment as environment_of
 
 ROUTER = {"PUBLIC_BASE_URL": "https://voice.example.com", "TWILIO_AUTH_TOKEN": "twilio-secret"}
@@ -177,15 +177,13 @@ def test_several_problems_are_several_lines(environment: Environment) -> None:
     assert sorted(line.partition(":")[0] for line in lines) == sorted(wrong)
 
 
-@pytest.mark.parametrize("name", NOT_BUILT_YET)
-def test_a_rollback_switch_refuses_false_until_it_is_built(environment: Environment, name: str) -> None:
-    assert environment.problems(Process.PREFETCHER, {name: "true"}) == []
-    assert environment.problems(Process.PREFETCHER, {name: "false"}) == [f"{name}: false is not built yet"]
-
-
-def test_all_three_rollback_switches_are_refused_together(environment: Environment) -> None:
-    lines = environment.problems(Process.PREFETCHER, dict.fromkeys(NOT_BUILT_YET, "false"))
-    assert lines == [f"{name}: false is not built yet" for name in NOT_BUILT_YET]
+@pytest.mark.parametrize("name", ["EAGER_TOOL_LOADING", "DIRECT_GREETING_INJECTION", "PARALLEL_CONTEXT_PREFETCH"])
+def test_a_phase_is_on_unless_its_switch_is_false(environment: Environment, name: str) -> None:
+    environment.set(POOL)
+    assert getattr(load(Process.POOL), name.lower()) is True
+    environment.set({name: "false"})
+    assert getattr(load(Process.POOL), name.lower()) is False
+    assert [line.partition(":")[0] for line in environment.problems(Process.POOL, {name: "perhaps"})] == [name]
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:8080", "http://localhost", "https://[::1]:8443"])

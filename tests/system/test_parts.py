@@ -145,7 +145,7 @@ async def test_a_provider_that_is_down_at_the_start_is_named_and_waited_for() ->
         ("pool", {"CARTESIA_API_KEY": ""}, ["CARTESIA_API_KEY"]),
         ("pool", {"AGENTS_FILE": "/nonexistent/agents.toml"}, ["AGENTS_FILE"]),
         ("pool", {"GREETING_AUDIO_CLIP": "nobody.ulaw"}, ["nobody.ulaw"]),
-        ("pool", {"DIRECT_GREETING_INJECTION": "false"}, ["DIRECT_GREETING_INJECTION"]),
+        ("pool", {"DIRECT_GREETING_INJECTION": "perhaps"}, ["DIRECT_GREETING_INJECTION"]),
         ("prefetcher", {"PREFETCH_WORKERS": "0", "REDIS_URL": "http://x"}, ["PREFETCH_WORKERS", "REDIS_URL"]),
     ],
 )

@@ -12,6 +12,7 @@ from tests.standins import pipecat_rig  # noqa: F401 - imports Pipecat without t
 from worker.call.farewell import ECHO_WAIT_S, FAREWELL_WAIT_S
 from worker.tools import running
 from worker.tools.builtin import BUILT_IN
+from worker.tools.builtin_names import NAMES
 from worker.tools.registry import Outcome, Tool, ToolCall, by_name
 
 
@@ -101,7 +102,7 @@ async def test_an_interruption_of_the_goodbye_leaves_the_call_up() -> None:
 
 
 def test_every_built_in_tool_is_listed_under_its_name_and_described() -> None:
-    assert set(BUILT_IN) == {
+    assert set(BUILT_IN) == NAMES == {
         "get_current_time", "end_call", "transfer_call", "more_tools", "get_customer_by_phone", "create_customer",
         "update_customer_status", "get_customer_facts", "add_customer_fact", "list_free_slots", "book_appointment",
         "reschedule_appointment", "cancel_calendar_event", "send_whatsapp_message",

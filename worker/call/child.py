@@ -49,6 +49,7 @@ from shared.settings import Settings
 from shared.variables import Values
 from shared.workers import Resource, WorkerId
 from worker.call.customer import local, render
+from worker.call.equipment import Equipment, Tools, find_tools
 from worker.call.greeting import Recording, greeting_for, record
 from worker.call.memory import remember
 from worker.call.models import load_models
@@ -60,13 +61,8 @@ from worker.call.serving import Serving
 from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
-from worker.call.toolline import HostLine
 from worker.call.trouble import CallSide
 from worker.providers import chosen
-from worker.tools.builtin import BUILT_IN
-from worker.tools.custom_folder import load_custom
-from worker.tools.registry import by_name
-from worker.tools.wanted import missing
 
 log = logs.get(__name__)
 
@@ -84,10 +80,15 @@ STOP_WAIT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded(Kit):
-    """What the zygote has ready for every worker; shared with the forks by copy-on-write. `problems`: what was left out."""
+    """What the zygote has ready for every worker; shared with the forks by copy-on-write."""
 
     recordings: Mapping[str, Recording]
-    problems: tuple[Problem, ...] = ()
+    found: Tools
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was left out."""
+        return self.found.problems
 
     @property
     def usual_greeting(self) -> Recording | None:
@@ -104,14 +105,10 @@ def load(settings: Settings) -> Loaded:
     """
     agents = load_agents(settings.agents_file).all
     recordings = load_recordings(settings, agents)
-    custom = load_custom(settings)
-    tools = by_name([*BUILT_IN.values(), *custom.tools])
-    problems = (*custom.problems, *missing(agents, tools))
-    for tool in tools.values():
-        tool.schema()  # written once, here
+    found = find_tools(settings, agents)
     chosen.load(settings, agents)
     loaded = Loaded(
-        settings=settings, models=load_models(), tools=tools, agents=agents, recordings=recordings, problems=problems
+        settings=settings, models=load_models(), tools=found.loaded, agents=agents, recordings=recordings, found=found
     )
     rehearse_words(loaded.usual_greeting)
     return loaded
@@ -169,7 +166,6 @@ class _Child:
         self._leave = asyncio.Event()
         self._tasks = Tasks()
         self._orphan = Orphan(loaded.settings)
-        self._line = HostLine()
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -179,8 +175,9 @@ class _Child:
         loaded = self._loaded
         try:
             self._pipeline = AgentPipeline(loaded, hooks, self._scribe)
-            self._pipeline.reach(self._line)
+            self._equipment = Equipment(loaded.settings, loaded.found, self._pipeline)
             self._serving = Serving(loaded.settings, loaded.recordings, self._pipeline, self._tell, self._scribe)
+            self._serving.old_ways.load_tools = self._load_tools
             hooks.replied, hooks.voice, hooks.user_said = (
                 self._serving.replied,
                 self._serving.hearing.voice,
@@ -228,7 +225,7 @@ class _Child:
             case Customer():
                 self._customer(message)
             case ToolLine() if fds:
-                self._line.connect(socket.socket(fileno=fds[0]))
+                self._equipment.connect(socket.socket(fileno=fds[0]))
             case EndStored():
                 self._serving.end_stored.set()
             case Retire():
@@ -269,7 +266,7 @@ class _Child:
         """Put what is known of the call where the agent's texts have variables; in the greeting as long as it is not out."""
         self._values = values
         self._pipeline.llm.know(values)
-        if not self._serving.started_at:
+        if not self._serving.greeted_at:
             self._serving.use(greeting_for(self._agent, values))
 
     async def _open(self, agent: Agent) -> None:
@@ -283,8 +280,14 @@ class _Child:
         self._pipeline.llm.read_ahead(self._pipeline.context)
         self._beat_now()
         await self._serving.started.wait()
+        old_ways = self._serving.old_ways
+        await old_ways.over.wait()
         if not self._resumed:
-            self._observe(Timing.AGENT_READY, ready_at - self._serving.started_at)
+            self._observe(Timing.AGENT_READY, max(ready_at, old_ways.over_at) - self._serving.started_at)
+
+    async def _load_tools(self) -> None:
+        await self._equipment.load()
+        self._beat_now()
 
     async def _serve(self, bind: Bind, sock: socket.socket, tape: Tape | None) -> None:
         hung = bind.resume is not None and bind.resume.hung
@@ -303,6 +306,7 @@ class _Child:
                 self._observe(Timing.CONTEXT_INJECTION, time.monotonic() - self._reserved_at)
         finally:
             self._pipeline.open_gate()  # whatever the record was, the caller must get an answer
+            self._serving.old_ways.customer_known()
         self._scribe.customer(message.outcome)
 
     # --- the pipeline speaks ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +10,7 @@ from msgspec import structs
 
 from shared.agents import Agent
 from shared.clips import Clip
+from shared.settings import Settings
 from shared.variables import Values, render
 from worker.call.media import MEDIA_SUFFIX, media_prefix
 from worker.call.playout import RATE
@@ -86,6 +88,18 @@ def choose(agent: Agent, own: Recording | None, usual: Recording | None) -> Reco
         return own
     own_words = bool(agent.greeting and usual.text and agent.greeting != usual.text)
     return usual if same_language(usual, agent) and not own_words else None
+
+
+def opening(agent: Agent, recordings: Mapping[str, Recording], settings: Settings) -> tuple[Recording | None, str]:
+    """Give the recording a call begins with (None: the agent's voice greets, through the pipeline), and what is said.
+
+    Without `DIRECT_GREETING_INJECTION` the voice says the words of the recording; one without words has to be played.
+    """
+    usual = recordings.get(settings.greeting_audio_clip)
+    own = recordings.get(agent.greeting_clip)
+    greeting = choose(agent, own, usual) if settings.greeting_audio_enabled else None
+    words = words_of(agent, greeting, usual)
+    return (greeting if settings.direct_greeting_injection or not words else None), words
 
 
 def greeting_for(agent: Agent, values: Values) -> Agent:

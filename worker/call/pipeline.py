@@ -204,6 +204,12 @@ class AgentPipeline:
             raise WarmupFailed(Resource.TTS, why, limited=self.voice.limited)
         self._listed = self._toolbox.names
 
+    def equip(self, tools: Mapping[str, Tool]) -> None:
+        """Have these tools, in a pipeline that was started without."""
+        self._toolbox.own(tools)
+        self._listed = self._toolbox.names
+        self._tools_changed()
+
     def _choose(self, agent: Agent) -> None:
         """Have the ear and the voice of an agent work, and the others stand by."""
         self.ear = self._ears[chosen.ear_of(self._settings, agent)]

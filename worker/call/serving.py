@@ -15,16 +15,7 @@ from websockets.frames import CloseCode
 from shared.agents import Agent
 from shared.calls import EndReason, StreamSid
 from shared.logs import get
-from shared.messages import (
-    Bind,
-    Closed,
-    Ending,
-    FirstMedia,
-    Message,
-    Observed,
-    Resume,
-    Resumed,
-)
+from shared.messages import Bind, Closed, Ending, FirstMedia, Message, Observed, Resume, Resumed
 from shared.messages import Started as StreamStarted
 from shared.metrics import Oddity, Timing
 from shared.settings import Settings
@@ -32,19 +23,12 @@ from worker.call.consent import Consent
 from worker.call.direct import DirectSpeech
 from worker.call.ending import CLOSE_CODES, StoredEnd
 from worker.call.farewell import Farewell
-from worker.call.greeting import BRIDGING, Recording, choose, words_of
+from worker.call.greeting import BRIDGING, Recording, opening
 from worker.call.hearing import Hearing
-from worker.call.media import (
-    Audio,
-    Codec,
-    Digit,
-    Joined,
-    MarkEchoed,
-    Started,
-    Stopped,
-)
+from worker.call.media import Audio, Codec, Digit, Joined, MarkEchoed, Started, Stopped
 from worker.call.memory import Memory
 from worker.call.oddities import Oddities
+from worker.call.old_ways import OldWays
 from worker.call.patience import Patience
 from worker.call.pipeline import AgentPipeline
 from worker.call.playout import Playout
@@ -96,6 +80,8 @@ class Serving:
         self._patience = Patience(settings, pipeline, self._farewell, self)
         self._parting = False
         self._started_at = 0.0
+        self.greeted_at = 0.0
+        self.old_ways = OldWays(settings, pipeline.open_gate)
         self._opened = False
         self._replies = 0
         self._ending = False
@@ -136,17 +122,16 @@ class Serving:
         self._pipeline.output.playout = Playout(number, memory.pending)
         self._consent.bound(bound, number, memory)
         self._stream = await open_stream(sock, self, resync=resume is not None)
-        if resume is not None and resume.stream_sid:
+        if resume is not None and resume.stream_sid and (memory or not self.old_ways.any):
             self._go_on(resume, resume.stream_sid)
+        elif resume is not None and resume.stream_sid:  # the predecessor died while the caller waited to be greeted
+            self._begin(resume.stream_sid)
         self._patience.begin()
 
     def use(self, agent: Agent) -> None:
         """Take the profile of the coming call, so that nothing of it is left to do at `start`."""
         self._agent = agent
-        usual = self._recordings.get(self._settings.greeting_audio_clip)
-        own = self._recordings.get(agent.greeting_clip)
-        self._greeting = choose(agent, own, usual) if self._settings.greeting_audio_enabled else None
-        self._greeting_words = words_of(agent, self._greeting, usual)
+        self._greeting, self._greeting_words = opening(agent, self._recordings, self._settings)
 
     def replied(self, at: float) -> None:
         """Note that an answer's first audio was written at `at` (monotonic)."""
@@ -250,15 +235,19 @@ class Serving:
     def _begin(self, stream_sid: str) -> None:
         at = time.monotonic()
         self._attach(stream_sid)
-        if self._memory:  # cut off, and come back on another stream
-            first_media_at, used, mark = self._direct.play(BRIDGING, self._agent), 0, ""
-        else:
-            first_media_at, used, mark = self._direct.greet(self._greeting, self._greeting_words)
+        begun = self._say_first() if self._memory or not self.old_ways.any else (0.0, 0, "")
         self._started_at = at
         self.hearing.keep()
         if self._bound is not None and self._bound.resume is not None:
-            self._tell(Resumed(at=first_media_at or at))
-        self._tasks.go(self._settle(stream_sid, first_media_at, used, mark))
+            self._tell(Resumed(at=begun[0] or at))
+        self._tasks.go(self._settle(stream_sid, *begun))
+
+    def _say_first(self) -> tuple[float, int, str]:
+        """Begin the greeting, or say bridging words; gives what `DirectSpeech.greet` does."""
+        self.greeted_at = time.monotonic()
+        if self._memory:  # cut off, and come back on another stream
+            return self._direct.play(BRIDGING, self._agent), 0, ""
+        return self._direct.greet(self._greeting, self._greeting_words)
 
     def _attach(self, stream_sid: str) -> None:
         self._pipeline.output.attach(self._open_stream, stream_sid)
@@ -271,8 +260,13 @@ class Serving:
             await asyncio.sleep(SETTLE_S)
         self.started.set()
         self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
+        await self.old_ways.wait(greeted=bool(self._memory))
+        if not self.greeted_at:
+            if self.over:
+                return
+            first_media_at, used, mark = self._say_first()
         if not self._memory:
-            ago_s = time.monotonic() - self._started_at - self._consent.delay_s
+            ago_s = time.monotonic() - self.greeted_at - self._consent.delay_s
             self._scribe.greeting(self._greeting_words, mark, ago_s)
         if first_media_at:
             self._opened = True
@@ -318,7 +312,7 @@ class Serving:
             self._pipeline.output.take_back()
             at = self._direct.play(BRIDGING, self._agent)
         self._opened = True
-        self._started_at = self._bound.accepted_at
+        self._started_at = self.greeted_at = self._bound.accepted_at
         self._tell(Resumed(at=at or time.monotonic()))
         log.info("call resumed", number=resume.number, owed=memory.owed, bridged=bool(at), messages=len(memory.messages),
                  unresolved=len(memory.unresolved))  # fmt: skip
@@ -329,6 +323,7 @@ class Serving:
         self._tasks.go(self._take_up())
 
     async def _take_up(self) -> None:
+        await self.old_ways.wait(greeted=True)
         self.hearing.listen()
         begun = self._memory.greeting
         if begun is not None and begun.words and not begun.mark and not begun.sent:

@@ -92,6 +92,10 @@ class Toolbox:
         """All tools there are."""
         return list(self._tools)
 
+    def own(self, tools: Mapping[str, Tool]) -> None:
+        """Have these tools of this process."""
+        self._own = tools
+
     def schemas(self, agent: Agent, session: Session, call: IncomingCall | None = None) -> list[FunctionSchema]:
         """Give an agent's tools to the model; they act on this session of this call."""
         self._session, self._call, self._stage = session, call, agent.stage

@@ -1,5 +1,6 @@
 """The tools of `TOOLS_DIR`, as whoever runs tools gets them: what is good, and what is wrong with the rest."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,8 +10,9 @@ from shared.errors import SettingsError
 from shared.messages import Problem
 from shared.settings import Settings
 from worker.tools import custom_check
+from worker.tools.custom_check import Checked
 from worker.tools.custom_files import load_file, open_folder, threads
-from worker.tools.custom_report import Broken, Trouble
+from worker.tools.custom_report import Broken, Named, Trouble
 from worker.tools.registry import Tool
 
 MOST_SHOWN: Final = 20
@@ -45,11 +47,47 @@ def load_custom(settings: Settings) -> Custom:
     if settings.tools_dir is None:
         return Custom()
     custom = _load(settings.tools_dir)
-    for each in custom.troubles:
-        _log.warning("custom tool left out", file=each.file, line=each.line, why=each.why)
-    if settings.tools_strict:
-        custom_check.refuse_troubles(settings.tools_dir, custom.troubles)
+    _report(settings, settings.tools_dir, custom.troubles)
     return custom
+
+
+def check_custom(settings: Settings) -> Checked:
+    """Say what the folder of the settings is good for, and load none of it here. Every trouble is logged.
+
+    Raises:
+        SettingsError: as `load_custom`.
+    """
+    if settings.tools_dir is None:
+        return Checked()
+    checked = custom_check.check(settings.tools_dir)
+    _report(settings, settings.tools_dir, checked.troubles)
+    return checked
+
+
+def load_good(folder: Path, good: Iterable[Named]) -> list[Tool]:
+    """Load files that were found good, in a process that is not forked any more; what is broken by now is left out and logged."""
+    open_folder(folder)
+    tools: list[Tool] = []
+    for named in good:
+        try:
+            tool = load_file(folder / named.file)[0]
+        except Broken as broken:
+            _left_out(broken.trouble)
+            continue
+        if tool.name == named.name:  # else it was written anew since, and may be called as another
+            tools.append(tool)
+    return tools
+
+
+def _report(settings: Settings, folder: Path, troubles: tuple[Trouble, ...]) -> None:
+    for each in troubles:
+        _left_out(each)
+    if settings.tools_strict:
+        custom_check.refuse_troubles(folder, troubles)
+
+
+def _left_out(trouble: Trouble) -> None:
+    _log.warning("custom tool left out", file=trouble.file, line=trouble.line, why=trouble.why)
 
 
 def _load(folder: Path) -> Custom:
