@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     elevenlabs_voice_id: Text = ""
     elevenlabs_tts_model: Text = "eleven_flash_v2_5"
     elevenlabs_stt_model: Text = "scribe_v2_realtime"
-    openai_stt_model: Text = "gpt-4o-mini-transcribe"
+    openai_stt_model: Text = "gpt-live-transcribe"
     openai_tts_model: Text = "gpt-4o-mini-tts"
     openai_tts_voice: Text = "coral"
     tts_max_connections: int = Field(default=0, ge=0)
