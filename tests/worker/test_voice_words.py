@@ -371,5 +371,5 @@ async def test_what_can_never_be_said_is_given_up(cartesia: Standin) -> None:
 async def until_closed(cartesia: Standin) -> None:
     """Wait until the provider has ended every context."""
     async with asyncio.timeout(20):
-        while (await cartesia.state())["counters"]["contexts_open"]:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - another process ends them
+        while (await cartesia.state())["counters"]["contexts_open"]:  # noqa: ASYNC110 - another process ends them
+            await asyncio.sleep(0.02)
