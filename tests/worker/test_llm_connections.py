@@ -116,6 +116,16 @@ async def test_an_interruption_is_followed_by_a_replacement_although_nobody_spea
         assert talk.llm.warm()
 
 
+async def test_an_interruption_of_a_model_that_still_thinks_is_followed_by_a_replacement() -> None:
+    async with talking(llm_first_token_ms=600_000) as talk:
+        spares = talk.llm._spares
+        await eventually(lambda: spares.opened == WANTED)
+        await talk.rig.send(LLMContextFrame(LLMContext([{"role": "user", "content": "Good morning."}])))
+        await eventually_asked(talk.fresh)
+        await talk.rig.send(InterruptionFrame())
+        await eventually(lambda: spares.opened == WANTED + 1)
+
+
 async def test_what_a_server_closes_in_a_pause_costs_the_next_answer_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_connections, "LEAST_REFRESH_S", 0.2)
     async with talking(keep_alive_s=1.0) as talk:

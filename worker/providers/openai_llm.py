@@ -205,6 +205,7 @@ class WarmOpenAILLM(OpenAILLMService):
         finally:
             self._given = ""
             self._trouble.idle()
+            self._spares.look()  # an interruption has closed one
 
     async def _pause(self, error: Exception) -> None:
         """Wait before another try; raises `Failed` when there is none to be made.
@@ -248,7 +249,6 @@ class WarmOpenAILLM(OpenAILLMService):
             self.on_used(**Counter(completions=1, **used) + Counter(self._besides()))
             with contextlib.suppress(httpx2.HTTPError):  # it may be what broke
                 await stream.close()
-            self._spares.look()  # an interruption has closed one
         if not finished and (tools or not self._given):  # not every server says that it has finished
             raise Failed("the answer had no end")
         for chunk in tools:
