@@ -180,7 +180,8 @@ async def _ladder(field_: Field, extent: Beside, found: Comparison, say: Callabl
 def _void(one: Step) -> str:
     return (
         f"{one.calls} talking calls on {one.system} do not count: the carrier sent {one.late_frames:.1%} of its frames late, "
-        f"the model's stand-in was up to {one.late_token_s * 1000:.0f} ms late (p95)."
+        f"the model's stand-in was {one.late_token_s * 1000:.0f} ms late (p95), and others took {one.others:.0%} of the "
+        f"system's core."
     )
 
 

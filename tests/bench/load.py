@@ -41,6 +41,9 @@ FIRST_AUDIO_S: Final = 20.0
 LATE_FRAMES: Final = 0.01
 """The share of the carrier's frames that may be 20 ms late in a step that counts."""
 
+OTHERS_SHARE: Final = 0.1
+"""How much of the system's core others may have taken in a step that counts."""
+
 LATE_TOKEN_S: Final = 0.02
 """How late the model's stand-in may be with its first token, at the 95th percentile."""
 
@@ -57,11 +60,12 @@ class Step:
     cpu: float  # seconds of CPU a second and call
     late_frames: float  # share of the carrier's frames
     late_token_s: float
+    others: float  # share of the system's core that others took
 
     @property
     def void(self) -> bool:
-        """Whether carrier or stand-ins were late themselves."""
-        return self.late_frames > LATE_FRAMES or self.late_token_s > LATE_TOKEN_S
+        """Whether carrier or stand-ins were late themselves, or somebody else was on the system's core."""
+        return self.late_frames > LATE_FRAMES or self.late_token_s > LATE_TOKEN_S or self.others > OTHERS_SHARE
 
     @property
     def median(self) -> float:
@@ -91,7 +95,7 @@ async def step(field: Field, system: System, calls: int, rounds: int) -> Step:
             talking = [
                 _talk(carrier, begun + PERIOD_S * number / calls, rounds, window[1] + TAIL_S) for number in range(calls)
             ]
-            heard, cpu = await asyncio.gather(asyncio.gather(*talking), _cpu(system, *window))
+            heard, (cpu, others) = await asyncio.gather(asyncio.gather(*talking), _cpu(system, cores, *window))
     finally:
         if cores is not None:
             _part(field, system, None)
@@ -109,6 +113,7 @@ async def step(field: Field, system: System, calls: int, rounds: int) -> Step:
         cpu=cpu / calls,
         late_frames=sum(one.frames_late for one in streams) / max(1, sum(one.frames_sent for one in streams)),
         late_token_s=_late_token_s(log),
+        others=others,
     )
 
 
@@ -130,13 +135,18 @@ async def _talk(carrier: Carrier, begin: float, rounds: int, end: float) -> tupl
     return call, asked
 
 
-async def _cpu(system: System, begin: float, end: float) -> float:
-    """CPU seconds a second of the whole system between two moments."""
+async def _cpu(system: System, cores: Cores | None, begin: float, end: float) -> tuple[float, float]:
+    """CPU seconds a second between two moments: of the whole system, and of all others on its core."""
     await asyncio.sleep(begin - time.monotonic())
-    before, began = processes.cpu_s(processes.family(system.pids)), time.monotonic()
+    before, began, busy = processes.cpu_s(processes.family(system.pids)), time.monotonic(), _busy_s(cores)
     await asyncio.sleep(end - time.monotonic())
-    after = processes.cpu_s(processes.family(system.pids))
-    return processes.spent_s(before, after) / (time.monotonic() - began)
+    spent = processes.spent_s(before, processes.cpu_s(processes.family(system.pids)))
+    took = time.monotonic() - began
+    return spent / took, (max(0.0, _busy_s(cores) - busy - spent) / took if cores is not None else 0.0)
+
+
+def _busy_s(cores: Cores | None) -> float:
+    return processes.busy_s(cores.system) if cores is not None else 0.0
 
 
 def _part(field: Field, system: System, cores: Cores | None) -> None:

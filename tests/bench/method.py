@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.bench.load import LATE_FRAMES, LATE_TOKEN_S, PERIOD_S
+from tests.bench.load import LATE_FRAMES, LATE_TOKEN_S, OTHERS_SHARE, PERIOD_S
 from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
 from tests.bench.targets import GAP_S, PROVIDERS_S
 
@@ -46,7 +46,8 @@ How:
   calls are up and each asks every {PERIOD_S} s, spread evenly, whether it was answered or not. The number at which answers
   take 20 % longer (by the median, against the first step) lies on a straight line between two steps. A gap is a silence of
   {GAP_MS} ms or more inside of what an agent says, by the play-out clock. A step does not count when the carrier sent more
-  than {LATE_FRAMES:.0%} of its frames 20 ms late or the model's stand-in was more than {LATE_TOKEN_MS} ms late (p95).
+  than {LATE_FRAMES:.0%} of its frames 20 ms late, the model's stand-in was more than {LATE_TOKEN_MS} ms late (p95), or others
+  took more than {OTHERS_SHARE:.0%} of the system's core; it is taken once more then.
 - *CPU of a talking call*: CPU time of all processes of the system during a step, of the steps before answers take longer.
 - *Memory*: USS of all processes of the system with the largest number of calls up, less that before, for each call. A ready
   worker's is what its exit gives back; the other two have nothing ready.

@@ -69,6 +69,13 @@ def cpu_s(processes: Iterable[psutil.Process]) -> dict[int, float]:
     return found
 
 
+def busy_s(cores: frozenset[int]) -> float:
+    """CPU seconds anybody has spent on these cores, until now."""
+    every = psutil.cpu_times(percpu=True)
+    spent = (every[core] for core in cores)
+    return sum(float(one.user + one.nice + one.system + one.irq + one.softirq) for one in spent)
+
+
 def spent_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     """CPU seconds between two looks. A process that began in between counts whole; one that ended, no further."""
     return sum(now - before.get(pid, 0.0) for pid, now in after.items())
