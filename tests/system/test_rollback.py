@@ -62,8 +62,8 @@ class Phases:
 
 
 ALL: Final = [Phases(*each) for each in itertools.product((True, False), repeat=3)]
-ON: Final = ALL[0].env
-NOT_PARALLEL: Final = ALL[1].env
+NOT_PARALLEL: Final = Phases(eager=True, direct=True, parallel=False).env
+NOT_EAGER: Final = Phases(eager=False, direct=True, parallel=True).env
 
 
 def warm_tools(stack: Stack, state: str) -> set[float]:
@@ -145,12 +145,20 @@ async def test_a_call_is_served_with_any_phases_off(stack: Stack, tools: Path, p
 
 
 async def test_a_router_that_looks_nobody_up_leaves_it_to_a_pool_that_would_not_have_to(stack: Stack) -> None:
-    """The other way round the pool finds the router's job, or its result: `tests/worker/test_customers.py`."""
+    """The other way round the pool finds the router's job, or its result: `tests/worker/test_customers.py`.
+
+    And a worker that takes a call over has tools by the time it answers, as the first one had.
+    """
     began = time.monotonic()
-    await restart(stack, router=NOT_PARALLEL, pool=ON)
+    await restart(stack, router=NOT_PARALLEL, pool=NOT_EAGER)
     async with stack.carrier() as carrier:
         call = await known(stack, carrier)
         await ask(call, "my-code", "x7k.")
+        first = worker_of(stack, call.call_sid)
+        os.kill(first, signal.SIGKILL)
+        await stack.until(lambda: worker_of(stack, call.call_sid) != first, "a successor")
+        await stack.openai.control(script=[{"tool": "gate_code"}])
+        await ask(call, "no", "nine.")
         await call.hangup()
         record = await call.ended()
     (looked_up,) = await lookups(stack, began)

@@ -50,19 +50,19 @@ class Waits:
 async def test_with_every_phase_on_nothing_is_waited_for() -> None:
     waits = Waits()
     assert (waits.ways.any, waits.ways.over.is_set()) == (False, True)
-    await waits.ways.wait(greeted=False)
-    assert (waits.happened, waits.ways.over_at) == ([], 0.0)
+    await waits.ways.wait(lambda: waits.happened.append("asked"), greeted=False)
+    assert (waits.happened, waits.ways.over_at) == (["asked"], 0.0)
 
 
 async def test_tools_come_first_and_then_the_record() -> None:
     waits = Waits(eager_tool_loading=False, parallel_context_prefetch=False, prefetch_timeout=60.0)
-    waiting = asyncio.create_task(waits.ways.wait(greeted=False))
+    waiting = asyncio.create_task(waits.ways.wait(lambda: waits.happened.append("asked"), greeted=False))
     waits.ways.customer_known()
     await asyncio.sleep(0)
     assert not waiting.done()
     waits.loadable.set()
     await waiting
-    assert waits.happened == ["tools"]
+    assert waits.happened == ["tools", "asked"]
     assert waits.ways.over.is_set()
     assert waits.ways.over_at > 0
 

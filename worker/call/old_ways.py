@@ -19,6 +19,10 @@ TOOLS_WAIT_S: Final = 10.0
 log = get(__name__)
 
 
+def _nobody() -> None:
+    pass
+
+
 async def _nothing() -> None:
     pass
 
@@ -51,10 +55,14 @@ class OldWays:
         """Note that there is a word about the caller."""
         self._recorded.set()
 
-    async def wait(self, *, greeted: bool) -> None:
-        """Wait as the former flow did, for one after the other; for a caller who was `greeted` before, for the tools alone."""
+    async def wait(self, ask: Callable[[], object] = _nobody, *, greeted: bool) -> None:
+        """Wait as the former flow did, for one after the other; for a caller who was `greeted` before, for the tools alone.
+
+        `ask` is called in between, and at once where no tools are waited for: it has the pool ask for the record.
+        """
         if self._tools_late:
             await self._tools()
+        ask()
         if self._record_late and not greeted:
             await self._record()
         if self.any:

@@ -259,8 +259,8 @@ class Serving:
         if first_media_at:
             await asyncio.sleep(SETTLE_S)
         self.started.set()
-        self._tell(StreamStarted(stream_sid=StreamSid(stream_sid)))
-        await self.old_ways.wait(greeted=bool(self._memory))
+        told = StreamStarted(stream_sid=StreamSid(stream_sid))
+        await self.old_ways.wait(lambda: self._tell(told), greeted=bool(self._memory))
         if not self.greeted_at:
             if self.over:
                 return
