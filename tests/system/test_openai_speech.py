@@ -31,7 +31,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     agents = tmp_path_factory.mktemp("agents") / "agents.toml"
     agents.write_text(f'[agents.default]\ngreeting = "No."\ngreeting_clip = "{LEXICON / "no.ulaw"}"\n')
     env = {"AGENTS_FILE": str(agents), "STT_PROVIDER": "openai", "TTS_PROVIDER": "openai"}
-    return Plan(pool_ready=2, prefetch_workers=1, env={**env, "OPENAI_STT_MODEL": "gpt-live-transcribe"})
+    return Plan(pool_ready=2, prefetch_workers=1, env=env)
 
 
 @pytest.fixture
