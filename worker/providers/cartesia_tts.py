@@ -50,6 +50,9 @@ sound of a lost connection is filled up, so that places in the sound stay true."
 OUTLIVED_S: Final = 0.7
 """After so much silence another context is taken: one is gone after 1 s, and refuses what is on its way to it."""
 
+FIRST_WORDS: Final = 3
+"""How many words are spoken at once: nearly a second of sound, in which the rest comes in pieces with a better melody."""
+
 SAMPLE_BYTES: Final = 2
 BAD_REQUEST: Final = 400
 
@@ -238,10 +241,18 @@ class CartesiaVoice(CartesiaTTSService):
                 return
             utterance.wire = f"{context_id}-{next(self._numbers)}"
             utterance.heard_at = time.monotonic()
+            utterance.words_sent = 0
             self._contexts[utterance.wire] = context_id
-        await self._line.send(self._build_msg(text=text, context_id=utterance.wire))
+        await self._line.send(self._first_words(utterance, text, self._build_msg(text=text, context_id=utterance.wire)))
         self.on_used(tts_characters=len(text))
         self._expect()
+
+    def _first_words(self, utterance: Utterance, text: str, message: str) -> str:
+        """Have the first words of a context spoken without waiting for more."""
+        if not self._streams_words or utterance.words_sent >= FIRST_WORDS:
+            return message
+        utterance.words_sent += len(text.split())
+        return json.dumps(json.loads(message) | {"flush": utterance.words_sent >= FIRST_WORDS})
 
     async def _say_rest(self, context_id: str, utterance: Utterance) -> None:
         """Send what has no name on the connection yet, and the end behind it."""

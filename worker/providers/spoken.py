@@ -122,6 +122,7 @@ class Utterance:
         flushed: all its text is known, so that its end may come.
         awaited: something was asked and nothing came since (of a flushed one: its end did not).
         refusals: how often it was refused as such, since sound came.
+        words_sent: how many words were sent under that name, as far as its owner counts.
         heard_at: when its last sound came, or its name on the connection was taken; for its owner.
     """
 
@@ -130,6 +131,7 @@ class Utterance:
         self.flushed = False
         self.awaited = False
         self.refusals = 0
+        self.words_sent = 0
         self.heard_at = 0.0
         self.received_s = 0.0
         self._offset_s = 0.0
