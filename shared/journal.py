@@ -14,6 +14,8 @@ The worker writes, its pool holds. An entry that was sent survives `kill -9` of 
 | `spoken` | | how many demands (`user`, `result` and `came_back` entries) stood in the journal when this speech began |
 | `interrupted` | what of the greeting had been heard, when it was interrupted | |
 | `cleared` | a successor takes back what is not played yet, to say it again | |
+| `halted` | the carrier drops what it has not played, for now; how many bytes of a greeting had been heard | |
+| `proceeded` | it gets that again; JSON: what marks are called now, by their former names | a greeting's byte to go on from |
 | `customer` | the outcome of the prefetch | |
 | `came_back` | its stream was lost, and a pool took the call again on another; what follows is said there | |
 | `cut` | JSON `{"said", "heard"}` of the sentence the caller spoke over, `heard` as far as it had been played | |

@@ -320,23 +320,9 @@ class Resumed(Message, frozen=True):
 
 
 EntryKind = Literal[
-    "user",
-    "greeting",
-    "sent",
-    "agent",
-    "heard",
-    "spoken",
-    "interrupted",
-    "cleared",
-    "tool",
-    "result",
-    "customer",
-    "came_back",
-    "cut",
-    "consent",
-    "used",
-    "timing",
-]
+    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "halted", "proceeded", "tool", "result",
+    "customer", "came_back", "cut", "consent", "used", "timing",
+]  # fmt: skip
 """What an entry of a journal tells of; `shared.journal` says what its fields then hold."""
 
 

@@ -113,6 +113,8 @@ class _Reading:
                 self._interrupted(entry)
             case "spoken":
                 self._open = None
+            case "proceeded":
+                self._proceeded(entry)
             case "cleared" | "came_back":
                 self._broke_off(said_again=entry.kind == "cleared")
             case _:
@@ -170,6 +172,15 @@ class _Reading:
             turn.cut_off = True
         self._saying.clear()
         self._open = self._greeting = None
+
+    def _proceeded(self, entry: Entry) -> None:
+        """Note what marks are called now: the sentences are the same."""
+        try:
+            names = msgspec.json.decode(entry.text, type=dict[str, str])
+        except msgspec.DecodeError:
+            return
+        self._saying = {names.get(mark, mark): said for mark, said in self._saying.items()}
+        self._marks.update(names.values())
 
     def _broke_off(self, *, said_again: bool) -> None:
         """Take what the carrier had not played: what a successor says again is there once, what broke with the line stays."""

@@ -11,14 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("router", "worker", "shared")
 MODULES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
-PIPECAT_ROOMS = {f"worker/call/{name}.py" for name in ("transport", "pipeline", "gate", "listener", "models", "toolbox", "turns")}
+PIPECAT_ROOMS = {
+    f"worker/call/{name}.py"
+    for name in ("transport", "pipeline", "gate", "interrupting", "listener", "models", "toolbox", "turns")
+}
 """And every module of `worker/providers`."""
 
 PURE = [
     "router/admission.py", "router/hold.py", "router/order.py", "router/twilio.py", "router/twiml.py",
     "shared/calls.py", "shared/machine.py", "shared/processes.py", "shared/ticket.py", "shared/turns.py",
     "shared/workers.py", "worker/call/greeting.py", "worker/call/media.py", "worker/call/memory.py", "worker/call/resync.py",
-    "worker/pool/plan.py",
+    "worker/call/bargein.py", "worker/call/captions.py", "worker/pool/plan.py",
     "worker/pool/stall.py",
 ]  # fmt: skip
 """What takes `now` as an argument."""

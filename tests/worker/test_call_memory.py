@@ -392,13 +392,70 @@ def test_a_mark_of_a_predecessor_that_comes_back_later_is_no_second_message() ->
     assert pages.memory.pending == ()
 
 
+# --- the agent halts --------------------------------------------------------------------------------------------------
+
+
+def test_a_greeting_that_halts_is_gone_on_with_from_where_it_was_heard() -> None:
+    pages = Pages()
+    pages.scribe.greeting(HELLO, "0:1")
+    pages.scribe.greeted()
+    pages.scribe.halted(12_000)
+    greeting = pages.memory.greeting
+    assert greeting is not None
+    assert (greeting.halted, greeting.sent) == (12_000, False)
+    assert not pages.memory.owed
+    pages.scribe.proceeded({greeting.mark: "0:9"}, 8_000)
+    after = pages.memory.greeting
+    assert after is not None
+    assert (after.halted, after.mark, after.sent) == (None, "0:9", True)
+    assert after.at == pytest.approx(pages[-1].at - 1.0), "as if it had begun so long before"
+    assert [mark.name for mark in pages.memory.pending] == ["0:9"]
+
+
+def test_a_greeting_of_the_voice_that_halts_begins_again() -> None:
+    pages = Pages()
+    pages.scribe.greeting("Good day.", "")
+    pages.scribe.said("Good day.", "0:1")
+    pages.scribe.spoken()
+    pages.scribe.halted(None)
+    greeting = pages.memory.greeting
+    assert greeting is not None
+    assert not greeting.sent
+
+
+def test_an_answer_that_was_sent_whole_is_owed_while_it_halts_and_no_more_when_it_proceeds() -> None:
+    pages = Pages().greeted().user("Two.")
+    pages.scribe.speech_begins()
+    pages.scribe.said("Two it is.", "0:2")
+    pages.scribe.spoken()
+    pages.scribe.halted(None)
+    owed = [pages.memory.owed]
+    pages.scribe.proceeded({"0:2": "0:3"}, None)
+    assert [*owed, pages.memory.owed] == [True, False]
+    pages.scribe.heard("Two it is.", "0:3")
+    assert pages.memory.messages[-1] == said("assistant", "Two it is.")
+
+
 # --- whatever happens -------------------------------------------------------------------------------------------------
 
 KINDS: tuple[EntryKind, ...] = (
-    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "tool", "result", "customer",
+    "user", "greeting", "sent", "agent", "heard", "spoken", "interrupted", "cleared", "halted", "proceeded", "tool",
+    "result", "customer", "came_back",
 )  # fmt: skip
 texts = st.one_of(
-    st.sampled_from(["", "Yes.", '{"name": "book", "arguments": {}}', '{"name": "book"}', "[1]", '{"table": 7}', "{"]),
+    st.sampled_from(
+        [
+            "",
+            "Yes.",
+            "4000",
+            '{"0:1": "1:1"}',
+            '{"name": "book", "arguments": {}}',
+            '{"name": "book"}',
+            "[1]",
+            '{"table": 7}',
+            "{",
+        ]
+    ),
     st.text(max_size=20),
 )
 keys = st.one_of(st.sampled_from(["", "0:1", "0:2", "1:1", "call_1", "0", "1", "2", "²"]), st.text(max_size=5))
@@ -430,6 +487,7 @@ class _Call:
         self.turns: list[tuple[str, list[str]]] = []  # what the caller said, and what was heard of the answer
         self.unheard: list[tuple[str, str]] = []
         self.owed = False
+        self.halted = False
         self.marks = 0
 
     def step(self, action: str) -> None:
@@ -440,13 +498,13 @@ class _Call:
                 scribe.interrupted("")
                 scribe.user_said(f"turn {len(self.turns)}")
                 self.turns.append((f"turn {len(self.turns)}", []))
-                self.unheard, self.owed = [], True
+                self.unheard, self.owed, self.halted = [], True, False
                 scribe.speech_begins()
-            case "say" if self.owed:
+            case "say" if self.owed and not self.halted:
                 self.marks += 1
                 self.unheard.append((f"0:{self.marks}", f"sentence {self.marks}."))
                 scribe.said(self.unheard[-1][1], self.unheard[-1][0])
-            case "hear" if self.unheard:
+            case "hear" if self.unheard and not self.halted:
                 name, text = self.unheard.pop(0)
                 self.turns[-1][1].append(text)
                 scribe.heard(text, name)
@@ -455,14 +513,28 @@ class _Call:
                 self.owed = False
             case "barge in":
                 scribe.interrupted("")
-                self.unheard, self.owed = [], False
+                self.unheard, self.owed, self.halted = [], False, False
+            case "halt" if not self.halted:
+                self.halted = True
+                scribe.halted(None)
+            case "proceed" if self.halted:
+                self.halted = False
+                names = {name: f"{name}0" for name, _ in self.unheard}
+                self.unheard = [(names[name], text) for name, text in self.unheard]
+                scribe.proceeded(names, None)
             case "die":
                 self.pages.succeeded()
+                self.owed, self.halted = self.owes, False
                 if self.owed:
                     self.unheard = []  # taken back, and said again
                     self.pages.scribe.speech_begins()
             case _:
                 pass
+
+    @property
+    def owes(self) -> bool:
+        """Whether a successor would have to say something: also what the carrier has dropped for now."""
+        return self.owed or (self.halted and bool(self.unheard))
 
     def expected(self) -> list[dict[str, Any]]:
         """The conversation as the caller knows it; what was sent whole counts as said."""
@@ -470,19 +542,24 @@ class _Call:
         for number, (user, heard) in enumerate(self.turns):
             messages.append(said("user", user))
             last = number == len(self.turns) - 1
-            sentences = heard + ([text for _, text in self.unheard] if last and not self.owed else [])
+            sentences = heard + ([text for _, text in self.unheard] if last and not self.owes else [])
             if sentences:
                 messages.append(said("assistant", " ".join(sentences)))
         return messages
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["user", "say", "say", "hear", "hear", "done", "barge in", "die"]), max_size=40))
+@given(
+    st.lists(
+        st.sampled_from(["user", "say", "say", "hear", "hear", "done", "barge in", "die", "halt", "proceed"]),
+        max_size=40,
+    )
+)
 def test_a_successor_knows_at_any_moment_what_the_caller_knows(actions: list[str]) -> None:
     call = _Call()
     for action in actions:
         call.step(action)
         memory = call.pages.memory
         assert list(memory.messages) == call.expected(), action
-        assert memory.owed is call.owed
-        assert [mark.name for mark in memory.pending] == ([] if call.owed else [name for name, _ in call.unheard])
+        assert memory.owed is call.owes
+        assert [mark.name for mark in memory.pending] == ([] if call.owes else [name for name, _ in call.unheard])

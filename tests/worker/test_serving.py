@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -55,6 +55,11 @@ class FakeOutput:
 
     def __init__(self) -> None:
         self.playout = Playout()
+        self.going = asyncio.Event()
+        self.going.set()
+        self.on_halt: Callable[[], None] = lambda: None
+        self.on_proceed: Callable[[int], int] = lambda place: place
+        self.on_renamed: Callable[[Mapping[str, str], int], None] = lambda _names, _place: None
         self.on_interrupted: Callable[[], None] = lambda: None
         self.announced: list[bool] = []
         self._stream: Stream | None = None
@@ -72,6 +77,7 @@ class FakeOutput:
 
     def send_mark(self, name: str) -> None:
         """Send a mark that has its name."""
+        self.playout.placed(name)
         if self._stream is not None:
             self._stream.send(mark_message(self._sid, name))
 

@@ -52,6 +52,7 @@ class Consent:
         self._number = 0
         self._mark = ""
         self._tries = 0
+        self._from = 0  # where on the play-out clock the clip begins
         self._late = False
 
     @property
@@ -102,6 +103,20 @@ class Consent:
             self._mark = ""
             self._tasks.go(self._again())
 
+    def proceeding(self, place: int) -> int:
+        """Say from which place the agent proceeds: a clip that was not heard to its end is played again, from its beginning."""
+        if not self._mark or place <= self._from:
+            return place
+        if self._tries < MOST_TRIES:
+            self._tries += 1
+            return self._from
+        self._give_up()
+        return place
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Note what marks are called now."""
+        self._mark = names.get(self._mark, self._mark)
+
     async def close(self) -> None:
         """End the recording; what is heard from now on is not in it."""
         self._mark = ""
@@ -111,8 +126,12 @@ class Consent:
     async def _again(self) -> None:
         if self._tries < MOST_TRIES:
             self._tell()
-            return
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
         log.warning("the call is not recorded: the caller did not hear that it would be")
+        self._mark = ""
         self._pipeline.output.playout.tap = None
 
     def _tell(self) -> float:
@@ -124,7 +143,9 @@ class Consent:
         stream.send(messages[0])
         at = time.monotonic()
         stream.send(*messages[1:])
-        self._pipeline.output.playout.sent(size, at)
+        playout = self._pipeline.output.playout
+        self._from = playout.sent_bytes
+        playout.sent(size, at, clip.clip.audio[:size])
         self._mark = self._pipeline.output.mark("")
         return at
 

@@ -5,6 +5,7 @@ but write; what follows (the rest of a long clip, its mark) is a task.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Mapping
 
@@ -62,16 +63,21 @@ class DirectSpeech:
         return told_at or at, used, self._pipeline.output.playout.mark(words)
 
     def greet_on(self, greeting: Recording, begun: Greeting, began_at: float) -> None:
-        """Go on with a greeting that a predecessor began at `began_at` (monotonic)."""
+        """Go on with a greeting that a predecessor began at `began_at` (monotonic), or halted in."""
         playout = self._pipeline.output.playout
         sent = len(greeting.clip.audio) if begun.sent else begun.size or BURST_S * RATE
-        used = audio = 0
-        for piece in greeting.pieces:
-            if audio >= sent:
-                break
-            used, audio = used + 1, audio + piece.size
+        ends = list(itertools.accumulate(piece.size for piece in greeting.pieces))
+        if begun.halted is None:
+            used = sum(begin < sent for begin in (0, *ends[:-1]))
+        else:
+            used = sum(end <= begun.halted for end in ends)
+        audio = sum(piece.size for piece in greeting.pieces[:used])
+        if begun.halted is not None:
+            began_at = time.monotonic() - audio / RATE
         self._from = playout.sent_bytes
-        playout.sent(audio, began_at)
+        playout.sent(audio, began_at, greeting.clip.audio[:audio])
+        if begun.sent and begun.mark:
+            playout.placed(begun.mark)
         if not begun.sent or began_at + len(greeting.clip.audio) / RATE > time.monotonic():
             self._greeting, self._words = greeting, begun.words
         if not begun.sent:
@@ -87,16 +93,26 @@ class DirectSpeech:
             self._greeting = None
             self._tasks.go(self._pipeline.output.announce_direct_speech(speaking=False))
 
+    @property
+    def heard_bytes(self) -> int | None:
+        """How much of the greeting was heard by now, while it is being heard."""
+        if self._greeting is None:
+            return None
+        return max(0, self._pipeline.output.playout.heard_bytes(time.monotonic()) - self._from)
+
+    def place_in_greeting(self, place: int) -> int | None:
+        """Say where a place on the play-out clock is in the greeting, while that is being heard."""
+        return None if self._greeting is None else max(0, place - self._from)
+
     def interrupted(self) -> str:
         """Stop, because the caller speaks; gives what was heard of the greeting, empty when none was being heard."""
         self._consent.interrupted()
+        played = self.heard_bytes
         greeting, self._greeting = self._greeting, None
-        if greeting is None:
+        if greeting is None or played is None:
             return ""
         if self._rest is not None:
             self._rest.cancel()
-        playout = self._pipeline.output.playout
-        played = playout.sent_bytes - self._from - playout.lead(time.monotonic()) * RATE
         heard = heard_part(self._words, played / len(greeting.clip.audio)) if self._words else ""
         if self._words:
             self._pipeline.replace_spoken(self._words, heard)
@@ -106,11 +122,15 @@ class DirectSpeech:
     def _burst(self, recording: Recording) -> tuple[float, int]:
         assert self._stream is not None  # noqa: S101 - `attach` came first
         messages, used, audio = burst(recording, self._stream_sid)
+        playout = self._pipeline.output.playout
+        if playout.halted:  # it is played when the agent proceeds
+            at = time.monotonic()
+            playout.sent(audio, at, recording.clip.audio[:audio])
+            return at, used
         self._stream.send(messages[0])
         at = time.monotonic()
         self._stream.send(*messages[1:])
-        playout = self._pipeline.output.playout
-        begins = playout.sent(audio, at)
+        begins = playout.sent(audio, at, recording.clip.audio[:audio])
         if playout.tap is not None:
             playout.tap.agent(begins, recording.clip.audio[:audio])
         return at, used
@@ -126,6 +146,6 @@ class DirectSpeech:
 
         await output.announce_direct_speech(speaking=True)
         if self._stream is not None:
-            await play(self._stream, self._stream_sid, output.playout, greeting.pieces[used:], written)
+            await play(self._stream, self._stream_sid, output, greeting.pieces[used:], written)
         output.send_mark(mark)
         self._scribe.greeted()

@@ -51,6 +51,10 @@ class Farewell:
         if name == self._mark:
             self._heard.set()
 
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Note what marks are called now."""
+        self._mark = names.get(self._mark, self._mark)
+
     async def by_agent(self) -> None:
         """Let what the agent is saying be its goodbye; where it says nothing, say one. Returns when it was heard."""
         if self._pipeline.spoke:
@@ -82,7 +86,7 @@ class Farewell:
     async def _say(self) -> None:
         words = goodbye(self._agent)
         if self._clip is not None and self._stream is not None and same_language(self._clip, self._agent):
-            await play(self._stream, self._stream_sid, self._pipeline.output.playout, self._clip.pieces)
+            await play(self._stream, self._stream_sid, self._pipeline.output, self._clip.pieces)
         elif words:
             await self._pipeline.speak(words)
             await self._written("the goodbye", FAREWELL_WAIT_S)

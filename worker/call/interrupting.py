@@ -96,9 +96,9 @@ class TurnBegin(BaseUserTurnStartStrategy):
             verdict = Verdict.BEGIN  # nothing interrupts the agent: the pipeline deals with the turn as with any other
         match verdict:
             case Verdict.BEGIN:
-                await self.trigger_user_turn_started()  # type: ignore[no-untyped-call]
+                await self.trigger_user_turn_started()
             case Verdict.PROCEED | Verdict.IGNORE:
-                await self.trigger_reset_aggregation()
+                await self.trigger_reset_aggregation()  # type: ignore[no-untyped-call]
                 self._on_backchannel(self._rules.said)
                 self._rules.ended()
                 if verdict is Verdict.PROCEED:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from shared.messages import Entry
-from worker.call.playout import Mark
+from worker.call.playout import RATE, Mark
 
 Message = Any
 """A message of a chat completion, as in OpenAI's API: a dict with `role` and `content`."""
@@ -55,6 +55,7 @@ class Greeting:
     """The greeting that had begun: its words, its mark, when (unix seconds), and how much of it was sent.
 
     `size` counts the bytes sent beyond what is sent at once, together with that; 0 when there were none. `sent`: all of it.
+    `halted`: how many bytes had been heard when the carrier dropped the rest, which it is to get again.
     """
 
     words: str
@@ -62,6 +63,7 @@ class Greeting:
     at: float
     sent: bool
     size: int = 0
+    halted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class _Reading:
         self._greeting: Greeting | None = None
         self._demands = 0
         self._answered = 0
+        self._halted: list[Mark] | None = None  # what the carrier has dropped for now
         self._back_at = 0  # which demand the last return of the caller was; 0 for none
         self._talked = False
         self._consented = False
@@ -154,6 +157,7 @@ class _Reading:
 
     def memory(self) -> Memory:
         """Give what was understood."""
+        self._drop_halted()
         owed = self._demands > self._answered or bool(self._asked)
         broke_off = owed and bool(self._spoken)
         back_only = 0 < self._back_at == self._demands == self._answered + 1
@@ -178,7 +182,12 @@ class _Reading:
             case "interrupted":
                 self._interrupted(entry)
             case "cleared":
+                self._drop_halted()
                 self._pending.clear()
+            case "halted":
+                self._halt(entry)
+            case "proceeded":
+                self._proceed(entry)
             case "came_back":
                 self._came_back()
             case "consent":
@@ -186,9 +195,43 @@ class _Reading:
             case _:
                 pass
 
+    def _halt(self, entry: Entry) -> None:
+        self._halted, self._pending = self._pending, []
+        if self._greeting is not None and entry.text.isdecimal():
+            self._greeting = replace(self._greeting, halted=int(entry.text))
+
+    def _proceed(self, entry: Entry) -> None:
+        """Take the marks under their new names; what came meanwhile is behind them."""
+        try:
+            names = msgspec.json.decode(entry.text, type=dict[str, str])
+        except msgspec.DecodeError:
+            names = {}
+        again = [Mark(names.get(mark.name, mark.name), mark.text) for mark in self._halted or ()]
+        self._settled |= {new for old, new in names.items() if old in self._settled}
+        self._pending, self._halted = again + self._pending, None
+        if self._greeting is not None:
+            at = entry.at - int(entry.key) / RATE if entry.key.isdecimal() else self._greeting.at
+            mark = names.get(self._greeting.mark, self._greeting.mark)
+            self._greeting = replace(self._greeting, at=at, mark=mark, halted=None)
+
+    def _drop_halted(self) -> None:
+        """Take what was dropped for good: nobody has written it again, so that it is owed."""
+        if self._halted is None:
+            return
+        dropped, self._halted = self._halted + self._pending, None
+        self._pending.clear()
+        greeting = self._greeting
+        if greeting is not None and not self._demands:
+            self._greeting = replace(greeting, sent=False)
+            if greeting.halted is not None:
+                self._pending = [mark for mark in dropped if mark.name == greeting.mark]
+        elif self._demands and any(mark.text for mark in dropped):
+            self._answered = min(self._answered, self._demands - 1)
+
     def _user(self, entry: Entry) -> None:
         self._close(drop_pending=False)
         self._pending.clear()
+        self._halted = None
         self._messages.append({"role": "user", "content": entry.text})
         self._greeting = None  # it is over
         self._demands += 1
@@ -207,6 +250,7 @@ class _Reading:
         if entry.text:
             self._spoken.append(entry.text)
         self._pending.clear()
+        self._halted = None
         self._close(drop_pending=True)
         self._greeting = None
         self._answered = self._demands  # the caller has something else to say
@@ -253,6 +297,7 @@ class _Reading:
 
         A greeting that was lost is not begun again; an answer is, from where it was heard to.
         """
+        self._drop_halted()
         if self._demands and any(mark.text for mark in self._pending):
             self._answered = min(self._answered, self._demands - 1)
         if not (self._demands > self._answered or self._asked):

@@ -23,7 +23,6 @@ from pipecat.processors.aggregators.llm_response_universal import (
     LLMContextAggregatorPair,
     LLMUserAggregatorParams,
 )
-from pipecat.turns.user_start import TranscriptionUserTurnStartStrategy, VADUserTurnStartStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
@@ -35,6 +34,7 @@ from shared.metrics import Stage
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.call.gate import FirstAnswerGate, FirstTokenProbe, TurnClock
+from worker.call.interrupting import TurnBegin
 from worker.call.listener import Listener
 from worker.call.memory import BROKEN_OFF, COME_BACK, Memory, result_messages
 from worker.call.models import Models
@@ -128,12 +128,13 @@ class AgentPipeline:
         self._gate.on_withdrawn = self._withdrawn
         self._turn_end = TurnEnd(models.turn, lambda: self.listener.silent, lambda: self._gate.open_to_guesses)
         self.on_idle: Callable[[], object] = lambda: None
+        self._turn_begin = TurnBegin(self.output, self._went_on)
         aggregators = LLMContextAggregatorPair(
             self.context,
             user_params=LLMUserAggregatorParams(
                 user_idle_timeout=settings.caller_silence_timeout,
                 user_turn_strategies=UserTurnStrategies(
-                    start=[VADUserTurnStartStrategy(), TranscriptionUserTurnStartStrategy()],
+                    start=[self._turn_begin],
                     stop=[self._turn_end],
                 ),
             ),
@@ -152,6 +153,7 @@ class AgentPipeline:
             voice.on_word = self.output.word
             voice.on_void = self.output.void
         self.output.on_quiet = self.quiet.set
+        self.output.more = lambda: not self.quiet.is_set()
         self.llm.on_text = self.quiet.clear
         self.llm.before = lambda context: self._toolbox.mend(context.get_messages())
         self._worker = PipelineWorker(
@@ -237,6 +239,7 @@ class AgentPipeline:
         self._choose(agent)
         self.listener.use(self.ear, agent.turns)
         self._turn_end.use(agent.turns)
+        self._turn_begin.use(agent.turns, agent.language)
         self.llm.become(agent)
         self.voice.become(agent)
 
@@ -374,6 +377,9 @@ class AgentPipeline:
 
     def _voice(self, speaking: bool, seen: int) -> None:  # noqa: FBT001 - the signature is the gate's
         self._hooks.voice(speaking, seen)
+
+    def _went_on(self, said: str) -> None:
+        log.info("not interrupted", by="backchannel" if said else "noise")
 
     def _replied(self, at: float) -> None:
         self._clock.audio(at)

@@ -11,13 +11,17 @@ Source: Twilio docs, Media Streams "WebSocket messages" (mark, clear).
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
+
+from worker.call.unplayed import Unplayed
 
 RATE: Final = 8000
 """Bytes (= samples) of mu-law a second."""
 
+KEPT_BYTES: Final = 6 * RATE
+"""How much of what was played is kept, to begin again from: more than a clip that must be heard whole (5 s)."""
 
 # ASCII and short: the carrier may send any text back, and `int` refuses some digits and very many of them
 _MARK_NAME: Final = re.compile(r"([0-9]{1,9}):([1-9][0-9]{0,8})")
@@ -41,10 +45,25 @@ class Tap(Protocol):
         """Note that what was not played at `at` never will be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What is to be written when the agent proceeds: sound and names of marks, in order.
+
+    `names` are those marks that were written before have now, by what they were called; all else is as it was.
+    """
+
+    items: tuple[bytes | str, ...]
+    names: Mapping[str, str]
+
+
 class Playout:
     """The clock. `resume` numbers the workers of this call, so that a successor's marks differ from its predecessor's.
 
     `pending` are a predecessor's marks that may still come back.
+
+    The agent *halts* when the carrier drops what it has not played and will get it again: `halt`, then `proceed`. Nothing
+    is lost in between; what comes meanwhile is kept (`sent` with `audio`, `placed`) and written behind it. `sent_bytes` is
+    the place where all sound ends that was written or kept.
     """
 
     def __init__(self, resume: int = 0, pending: Iterable[Mark] = ()) -> None:
@@ -52,15 +71,78 @@ class Playout:
         self._count = 0
         self._pending = deque(pending)
         self._plays_until = 0.0
+        self._unplayed = Unplayed()
+        self._places: dict[str, int] = {}  # of marks that were written
+        self._cleared: list[Mark] = []
+        self._halted_at: int | None = None
         self.sent_bytes = 0
         self.tap: Tap | None = None
 
-    def sent(self, count: int, now: float) -> float:
-        """Note that `count` bytes of audio were written at `now` (seconds, monotonic); gives when they begin to be played."""
+    def sent(self, count: int, now: float, audio: bytes = b"") -> float:
+        """Note that `count` bytes of audio were written at `now` (seconds, monotonic); gives when they begin to be played.
+
+        Without the `audio` itself it cannot be written again.
+        """
         begins = max(self._plays_until, now)
-        self._plays_until = begins + count / RATE
+        if not self.halted:
+            self._plays_until = begins + count / RATE
+        self._unplayed.add(self.sent_bytes, audio)
         self.sent_bytes += count
+        self._unplayed.forget(self.heard_bytes(now) - KEPT_BYTES)
         return begins
+
+    @property
+    def halted(self) -> bool:
+        """Whether the carrier has dropped what will be written again."""
+        return self._halted_at is not None
+
+    def heard_bytes(self, now: float) -> int:
+        """Give the place the caller has heard everything to."""
+        return self.sent_bytes - round(self.lead(now) * RATE) if self._halted_at is None else self._halted_at
+
+    def halt(self, now: float) -> None:
+        """Note that a `clear` was written at `now`, and that the agent will proceed, unless it is cleared for good."""
+        self._halted_at = self.heard_bytes(now)
+        self._plays_until = now
+        self._cleared = [mark for mark in self._pending if mark.name in self._places]
+        self._pending = deque(mark for mark in self._pending if mark.name not in self._places)
+        if self.tap is not None:
+            self.tap.cleared(now)
+
+    def proceed(self, start: int, now: float) -> Again:
+        """Give what is to be written at `now`, from a place on; marks before it come first."""
+        self._halted_at = None
+        names: dict[str, str] = {}
+        renamed: list[Mark] = []
+        for mark in self._cleared:
+            self._count += 1
+            renamed.append(Mark(f"{self._resume}:{self._count}", mark.text))
+            names[mark.name] = renamed[-1].name
+            self._places[renamed[-1].name] = self._places.pop(mark.name)
+        self._cleared = []
+        self._pending.extendleft(reversed(renamed))
+        self._plays_until = now
+        return Again(tuple(self._items(start)), names)
+
+    def _items(self, start: int) -> Iterator[bytes | str]:
+        marks = deque((self._places[mark.name], mark.name) for mark in self._pending if mark.name in self._places)
+        for place, ulaw in self._unplayed.since(start):
+            at = place
+            while marks and marks[0][0] < place + len(ulaw):
+                cut = max(at, marks[0][0])
+                if cut > at:
+                    yield self._again(ulaw[at - place : cut - place])
+                yield marks.popleft()[1]
+                at = cut
+            yield self._again(ulaw[at - place :])
+        for _, name in marks:
+            yield name
+
+    def _again(self, ulaw: bytes) -> bytes:
+        if self.tap is not None:
+            self.tap.agent(self._plays_until, ulaw)
+        self._plays_until += len(ulaw) / RATE
+        return ulaw
 
     @property
     def plays_until(self) -> float:
@@ -82,6 +164,10 @@ class Playout:
         self._pending.append(mark)
         return mark.name
 
+    def placed(self, name: str) -> None:
+        """Note that a mark is written, or kept, behind all sound so far."""
+        self._places[name] = self.sent_bytes
+
     def echoed(self, name: str) -> str | None:
         """Give the text that a returned mark proves heard; None for a mark that is cleared, repeated or not ours.
 
@@ -92,6 +178,7 @@ class Playout:
         heard: list[str] = []
         while self._pending:
             mark = self._pending.popleft()
+            self._places.pop(mark.name, None)
             if mark.text:
                 heard.append(mark.text)
             if mark.name == name:
@@ -110,6 +197,10 @@ class Playout:
         """Note that a `clear` was written at `now`; say whether anything was left to clear."""
         had = bool(self._pending) or self._plays_until > now
         self._pending.clear()
+        self._places.clear()
+        self._cleared.clear()
+        self._unplayed.clear()
+        self._halted_at = None
         self._plays_until = now
         if self.tap is not None:
             self.tap.cleared(now)
@@ -170,6 +261,12 @@ class SpokenSentences:
         played_s = self._written_s - unplayed_s
         heard = [word for word, start_s in words if start_s < played_s]
         return " ".join(word for word, _ in words), " ".join(heard)
+
+    def since_word(self, unplayed_s: float, transit_s: float) -> float | None:
+        """Say how long ago the word began that the caller was hearing, `transit_s` behind the clock; None if nobody knows."""
+        heard_s = self._written_s - unplayed_s
+        starts = [start_s for _, start_s in self._words.get(self._context, []) if start_s <= heard_s - transit_s]
+        return heard_s - starts[-1] if starts else None
 
     def rest(self) -> str:
         """Give what has not been given yet: the context's audio is written to its end."""

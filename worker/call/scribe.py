@@ -71,6 +71,14 @@ class Scribe:
         self._speeches.clear()
         self._write("interrupted", heard)
 
+    def halted(self, greeted: int | None) -> None:
+        """Write down that the carrier drops what was not heard, for now; of a greeting `greeted` bytes had been heard."""
+        self._write("halted", "" if greeted is None else str(greeted))
+
+    def proceeded(self, names: Mapping[str, str], greeted: int | None) -> None:
+        """Write down that it gets it again: what marks are called now, and from where a greeting goes on."""
+        self._write("proceeded", json.dumps(names), "" if greeted is None else str(greeted))
+
     def cleared(self) -> None:
         """Write down that what was not heard yet is taken back: it will be said again."""
         self._write("cleared", "")

@@ -111,7 +111,11 @@ class Serving:
         self._bound, self._memory = bound, memory
         self.hearing.record_on(tape)
         self._agent = bound.agent
-        self._pipeline.output.on_interrupted = self._interrupted
+        output = self._pipeline.output
+        output.on_interrupted = self._interrupted
+        output.on_halt = lambda: self._scribe.halted(self._direct.heard_bytes)
+        output.on_proceed = self._consent.proceeding
+        output.on_renamed = self._proceeded
         resume = bound.resume
         self._scribe.recall(memory.demands)
         self._replies = int(memory.talked)
@@ -357,6 +361,13 @@ class Serving:
         self._patience.interrupted()
         if self._started_at:
             self._scribe.interrupted(self._direct.interrupted())
+
+    def _proceeded(self, names: Mapping[str, str], place: int) -> None:
+        """Note what marks are called now that the agent goes on from a place; what made it halt were no words."""
+        self._consent.renamed(names)
+        self._farewell.renamed(names)
+        self._scribe.proceeded(names, self._direct.place_in_greeting(place))
+        self.hearing.written_down("")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

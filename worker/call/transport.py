@@ -8,9 +8,10 @@ resume all depend on knowing what has really been played.
 import asyncio
 import base64
 import contextlib
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pipecat.frames.frames import (
@@ -18,8 +19,10 @@ from pipecat.frames.frames import (
     BotStoppedSpeakingFrame,
     Frame,
     InterruptionFrame,
+    LLMFullResponseEndFrame,
     OutputAudioRawFrame,
     StartFrame,
+    TextFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
 )
@@ -29,6 +32,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.utils.utils import obj_id
 
+from worker.call.captions import Captions
 from worker.call.media import MEDIA_SUFFIX, clear_message, mark_message, media_prefix
 from worker.call.playout import RATE, Cuts, Playout, SpokenSentences
 from worker.call.stream import Stream
@@ -40,6 +44,15 @@ with warnings.catch_warnings():
 LEAD_S: Final = 1.0
 """How far ahead of the play-out clock audio is written: enough to bridge a busy machine. With ten calls beside two processes
 that took two cores whole, 0.3 s left holes inside words in every third round, 1 s none in eight."""
+
+TRANSIT_S: Final = 0.1
+"""How long sound takes from the carrier's buffer to the caller's ear: so much less than the clock says was heard."""
+
+AGAIN_S: Final = 0.4
+"""How far the agent goes back when it proceeds and nobody knows where the word began that was cut."""
+
+MOST_AGAIN_S: Final = 1.5
+"""No word is longer; times that say so are wrong."""
 
 PARAMS: Final = TransportParams(
     audio_in_sample_rate=RATE,
@@ -86,6 +99,11 @@ class Output(BaseOutputTransport):
     sentence whose audio is on its way, and its mark; `on_spoken` when a turn was written to its end; `on_cut` with what is
     left of a sentence the caller speaks over, and the words of it that were played; `on_interrupted` before the buffers are
     cleared; `on_quiet` when the agent's turn was written to its end, or interrupted.
+
+    Somebody whose voice may be none makes the agent `halt`: the carrier drops what it has not played, which is kept, and
+    nothing is written until `proceed`, or until an interruption drops it. `on_halt` is called before; `on_proceed` is asked
+    from which place the agent goes on, given one, and `on_renamed` told what marks are called now. `more` says whether there
+    is more to be said than what is written.
     """
 
     def __init__(self) -> None:
@@ -99,6 +117,13 @@ class Output(BaseOutputTransport):
         self._turn_open = False
         self._interrupted = asyncio.Event()
         self._oldest_id = 0
+        self._captions: Captions[Frame] = Captions()
+        self._captioning: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._unplayed_s = 0.0  # when the agent halted
+        self.going = asyncio.Event()
+        """Set unless the agent halts."""
+        self.going.set()
         self.firm = False
         """Whether nothing interrupts any more: the last word of the call is being said."""
         self.playout = Playout()
@@ -108,6 +133,10 @@ class Output(BaseOutputTransport):
         self.on_cut: Callable[[str, str], None] = lambda _said, _heard: None
         self.on_interrupted: Callable[[], None] = lambda: None
         self.on_quiet: Callable[[], None] = lambda: None
+        self.more: Callable[[], bool] = lambda: False
+        self.on_halt: Callable[[], None] = lambda: None
+        self.on_proceed: Callable[[int], int] = lambda place: place
+        self.on_renamed: Callable[[Mapping[str, str], int], None] = lambda _names, _place: None
 
     async def start(self, frame: StartFrame) -> None:
         """Start and wait for a stream."""
@@ -125,6 +154,44 @@ class Output(BaseOutputTransport):
         self._send(clear_message(self._stream_sid))
         self.playout.clear(time.monotonic())
 
+    def halt(self) -> bool:
+        """Have the agent fall silent at once, with nothing lost; say whether there was anything to be silent about.
+
+        Nothing makes it halt that would not interrupt it.
+        """
+        now = time.monotonic()
+        unplayed_s = self.playout.lead(now)
+        if self.firm or self.playout.halted or not unplayed_s:
+            return False
+        self.on_halt()
+        self._send(clear_message(self._stream_sid))
+        self._unplayed_s = unplayed_s
+        self.playout.halt(now)
+        self._captions.halt(now)
+        self.going.clear()
+        return True
+
+    def proceed(self) -> None:
+        """Go on where the caller stopped hearing the agent, from the beginning of the word that was cut."""
+        now = time.monotonic()
+        if not self.playout.halted:
+            return
+        heard = self.playout.heard_bytes(now)
+        again_s = self._sentences.since_word(self._unplayed_s, TRANSIT_S)
+        if again_s is None or again_s > MOST_AGAIN_S:
+            again_s = AGAIN_S
+        start = self.on_proceed(max(0, heard - round(again_s * RATE)))
+        again = self.playout.proceed(start, now)
+        self.on_renamed(again.names, start)
+        for item in again.items:
+            if isinstance(item, str):
+                self._send(mark_message(self._stream_sid, item))
+            else:
+                self._send(f"{self._media_prefix}{base64.b64encode(item).decode()}{MEDIA_SUFFIX}")
+        self._captions.proceed(now, (heard - start) / RATE)
+        self._changed.set()
+        self.going.set()
+
     def word(self, context: str, text: str, start_s: float) -> None:
         """Note a word the voice will say, `start_s` seconds into its audio context."""
         self._sentences.word(context, text, start_s)
@@ -140,8 +207,16 @@ class Output(BaseOutputTransport):
         return name
 
     def send_mark(self, name: str) -> None:
-        """Send a mark that the play-out clock has named."""
-        self._send(mark_message(self._stream_sid, name))
+        """Send a mark that the play-out clock has named, behind what was written so far; later when the agent halts."""
+        self.playout.placed(name)
+        if not self.playout.halted:
+            self._send(mark_message(self._stream_sid, name))
+
+    @property
+    def left_s(self) -> float:
+        """How long the agent can still be heard by the play-out clock; infinite while there is more to say."""
+        left_s = self.playout.lead(time.monotonic())
+        return math.inf if left_s and self.more() else left_s
 
     @property
     def next_interruption(self) -> asyncio.Event:
@@ -164,10 +239,24 @@ class Output(BaseOutputTransport):
         self._oldest_id = obj_id()  # but one chunk may be on its way from there to us
         self._interrupted = asyncio.Event()
 
+    async def cleanup(self) -> None:
+        """End with the pipeline."""
+        if self._captioning is not None:
+            await self.cancel_task(self._captioning)
+        await super().cleanup()
+
     async def push_frame(self, frame: Frame, direction: FrameDirection = FrameDirection.DOWNSTREAM) -> None:
-        """See the borders of each audio context pass, behind its audio."""
+        """See the borders of each audio context pass, behind its audio, and keep its words in step with it."""
         if direction is FrameDirection.DOWNSTREAM:
+            now = time.monotonic()
+            if frame.pts and isinstance(frame, TextFrame | LLMFullResponseEndFrame) and self._captions.take(frame, now):
+                self._changed.set()
+                if self._captioning is None:
+                    self._captioning = self.create_task(self._caption())
+                return
             if isinstance(frame, TTSStartedFrame):
+                if self.going.is_set() and not self.playout.lead(now):
+                    self._captions.late_s = 0.0  # what was late has been heard
                 self._context = frame.context_id
                 self._sentences.begin(frame.context_id or "")
                 self._cuts.begin(frame.context_id or "")
@@ -185,19 +274,24 @@ class Output(BaseOutputTransport):
         interrupted = self._interrupted
         if self._stream is None or interrupted.is_set() or frame.id < self._oldest_id:
             return False
-        ahead = self.playout.lead(time.monotonic()) - LEAD_S
-        if ahead > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ahead):
-                    await interrupted.wait()
         await self._stream.writable.wait()
+        while not interrupted.is_set():  # who is interrupted while it halts goes on, too
+            ahead = self.playout.lead(time.monotonic()) - LEAD_S
+            if ahead > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ahead):
+                        await interrupted.wait()
+            if self.going.is_set() and self._stream.writable.is_set():
+                break
+            await self.going.wait()
+            await self._stream.writable.wait()
         if interrupted.is_set():
             return False  # Pipecat lets the chunk under way finish; the caller does not want to hear it
         ulaw = audioop.lin2ulaw(self._cuts.keep(frame.audio), 2)
         if ulaw and not self._send(f"{self._media_prefix}{base64.b64encode(ulaw).decode()}{MEDIA_SUFFIX}"):
             return False
         now = time.monotonic()
-        begins = self.playout.sent(len(ulaw), now)
+        begins = self.playout.sent(len(ulaw), now, ulaw)
         if self.playout.tap is not None:
             self.playout.tap.agent(begins, ulaw)
         if not self._turn_open:
@@ -214,8 +308,21 @@ class Output(BaseOutputTransport):
             self.on_said(sentence, name)
             self.send_mark(name)
 
+    async def _caption(self) -> None:
+        """Let words pass that had to wait."""
+        while True:
+            self._changed.clear()
+            left_s = self._captions.due(time.monotonic())
+            if not left_s:
+                await super().push_frame(self._captions.next())
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if left_s == math.inf else left_s):
+                    await self._changed.wait()
+
     def _interrupt(self) -> None:
-        said, heard = self._sentences.cut_off(self.playout.lead(time.monotonic()))
+        halted = self.playout.halted
+        said, heard = self._sentences.cut_off(self._unplayed_s if halted else self.playout.lead(time.monotonic()))
         if said:
             self.on_cut(said, heard)
         self._context = None
@@ -224,8 +331,13 @@ class Output(BaseOutputTransport):
         self._cuts.begin("")
         self.on_interrupted()
         self.on_quiet()
-        self.take_back()
+        if halted:
+            self.playout.clear(time.monotonic())  # the carrier has dropped it
+        else:
+            self.take_back()
+        self._captions.clear()
         self._interrupted.set()
+        self.going.set()
 
     def _send(self, text: str) -> bool:
         return self._stream is not None and self._stream.send(text)
