@@ -51,7 +51,7 @@ class Beside:
     ladder: tuple[int, ...]  # talking calls, step by step
     step_rounds: int  # questions of each call in a step
     stepped: int = 3  # systems that take the steps: the stock bot, this project, the old flow
-    steps_until_s: float = 520.0  # since the start of the comparison; a step that would end later is left out
+    steps_until_s: float = 500.0  # since the start of the comparison; a step that would end later is left out
 
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
