@@ -53,6 +53,7 @@ class TranscriptionSession:
         self._answers: set[asyncio.Task[None]] = set()
         self._order = asyncio.Condition()
         self._waiting: list[str] = []
+        self._followed: set[str] = set()  # of those, what has had another one beside it
         self._closed = False
 
     async def run(self) -> None:
@@ -151,6 +152,8 @@ class TranscriptionSession:
         if self._hearing.model:
             async with self._order:
                 self._waiting.append(item)
+                if len(self._waiting) > 1:
+                    self._followed.update(self._waiting)
                 self._order.notify_all()
             task = asyncio.create_task(self._transcribe(item, audio, said, time.monotonic()))
             self._answers.add(task)
@@ -178,8 +181,7 @@ class TranscriptionSession:
         """Wait until it is this item's turn: that of the oldest, or of the newest when there are two."""
         async with self._order:
             if backwards:
-                await self._order.wait_for(lambda: len(self._waiting) > 1)
-                await self._order.wait_for(lambda: item == self._waiting[-1])
+                await self._order.wait_for(lambda: item in self._followed and item == self._waiting[-1])
             else:
                 await self._order.wait_for(lambda: item == self._waiting[0])
 
