@@ -44,7 +44,8 @@ from worker.providers.cartesia_stt import CartesiaEar
 from worker.providers.cartesia_tts import PIECE_S, CartesiaVoice
 from worker.providers.interface import TranscriptEnd
 from worker.providers.languages import base_language, language_name
-from worker.providers.openai_llm import WarmOpenAILLM, prompt, retry_after_s, setback_of
+from worker.providers.openai_llm import WarmOpenAILLM, retry_after_s, setback_of
+from worker.providers.openai_prompt import prompt
 from worker.providers.retry import Trouble
 
 with warnings.catch_warnings():
