@@ -1,4 +1,4 @@
-"""A stand-in for Cartesia: both WebSockets on one port.
+"""A stand-in for Cartesia: its WebSockets on one port.
 
     python -m tests.standins.cartesia --port 0 --connect-ms 150 --lexicon tests/data/speech
     python -m tests.standins.cartesia --speech local        # really speaks and really listens
@@ -20,16 +20,18 @@ from starlette.routing import WebSocketRoute
 from tests.standins.cartesia_socket import CartesiaSettings, Desk
 from tests.standins.cartesia_stt import SttSession, options_from
 from tests.standins.cartesia_tts import TtsSession
+from tests.standins.cartesia_turns import TurnsSession, turn_options_from
 from tests.standins.cartesia_wire import Refused
 from tests.standins.control import parser, serve, settings_from
 from tests.standins.speech import ScriptedSpeech
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.websockets import WebSocket
 
+    from tests.standins.cartesia_socket import Socket
     from tests.standins.speech import Speech
 
 
@@ -42,17 +44,23 @@ def application(settings: CartesiaSettings, speech: Speech) -> Starlette:
             if socket is not None:
                 await TtsSession(desk, socket).run()
 
-    async def stt(websocket: WebSocket) -> None:
+    async def hearing(websocket: WebSocket, session: Callable[[Socket], SttSession | TurnsSession]) -> None:
         async with desk.admitted("stt", websocket) as socket:
             if socket is None:
                 return
             try:
-                options = options_from(websocket.query_params)
+                made = session(socket)
             except Refused as refused:
                 await socket.refuse(refused)
                 await socket.close(1008)
                 return
-            await SttSession(desk, socket, options).run()
+            await made.run()
+
+    async def stt(websocket: WebSocket) -> None:
+        await hearing(websocket, lambda socket: SttSession(desk, socket, options_from(websocket.query_params)))
+
+    async def turns(websocket: WebSocket) -> None:
+        await hearing(websocket, lambda socket: TurnsSession(desk, socket, *turn_options_from(websocket.query_params)))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -61,7 +69,12 @@ def application(settings: CartesiaSettings, speech: Speech) -> Starlette:
             yield
             watching.cancel()
 
-    routes = [desk.control.route(), WebSocketRoute("/tts/websocket", tts), WebSocketRoute("/stt/websocket", stt)]
+    routes = [
+        desk.control.route(),
+        WebSocketRoute("/tts/websocket", tts),
+        WebSocketRoute("/stt/websocket", stt),
+        WebSocketRoute("/stt/turns/websocket", turns),
+    ]
     return Starlette(routes=routes, lifespan=lifespan)
 
 

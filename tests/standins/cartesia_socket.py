@@ -55,6 +55,9 @@ class CartesiaSettings:
     drop_tts_next: int = 0  # only so many connections, then all is well again
     stt_final_ms: float = 100.0  # finalize to final transcript
     stt_interim_ms: float = 500.0  # audio between interim transcripts; scripted speech only
+    stt_turn_start_ms: float = 100.0  # turns only: sound until a turn begins
+    stt_turn_eager_end_ms: float = 120.0  # silence after a whole sentence until its turn may be over; in steps of 20 ms
+    stt_turn_end_ms: float = 240.0  # and until it is
     stt_idle_close_s: float = 180.0  # since the last message
     stt_max_connections: int = 0
     stt_error_code: int = 0  # answer finalize with an error event of this status

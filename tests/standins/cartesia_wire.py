@@ -180,6 +180,11 @@ def acknowledgement(kind: Literal["flush_done", "done"], request_id: str) -> str
     return json.dumps({"type": kind, "request_id": request_id})
 
 
+def turn_event(kind: str, request_id: str, **fields: str) -> str:
+    """Build an event of the turns socket; the transcript is everything said in the turn so far."""
+    return json.dumps({"type": kind, "request_id": request_id, **fields})
+
+
 def encoded(pcm: bytes, output: OutputFormat) -> bytes:
     """Convert PCM s16le at 8 kHz to what a context asked for."""
     if output.sample_rate != RATE_HZ:
