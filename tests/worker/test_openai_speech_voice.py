@@ -276,6 +276,14 @@ async def test_a_wrong_key_shows_before_any_call(api: Standin) -> None:
         assert not spoken.voice.limited
 
 
+async def test_a_key_that_may_only_speak_is_welcome(api: Standin) -> None:
+    await api.control(fail_status=401, fail_code="missing_scope")
+    async with speaking(api, serving=False) as spoken:
+        assert spoken.voice.warm()
+        frames = await spoken.answer("All right.")
+    assert [word for word, _ in heard(sound(frames))] == ["All", "right."]
+
+
 async def test_a_limit_of_the_plan_shows_before_any_call(api: Standin) -> None:
     await api.control(fail_status=429)
     async with speaking(api, serving=False) as spoken:
@@ -309,9 +317,10 @@ async def test_a_voice_that_stands_by_says_nothing(api: Standin) -> None:
     assert await asked(api) == []
 
 
-async def test_the_voice_and_the_language_are_those_of_the_agent(api: Standin) -> None:
+@pytest.mark.parametrize(("voice", "given"), [("ash", "ash"), ("voice_1", {"id": "voice_1"})])
+async def test_the_voice_and_the_language_are_those_of_the_agent(api: Standin, voice: str, given: object) -> None:
     async with speaking(api) as spoken:
-        spoken.voice.become(Agent(voice="ash", language="pt-BR"))
+        spoken.voice.become(Agent(voice=voice, language="pt-BR"))
         await spoken.answer("Bom dia.")
     said = [entry for entry in (await api.state())["log"] if entry["kind"] == "speech"]
-    assert [(entry["voice"], entry["instructions"]) for entry in said] == [("ash", "Speak Brazilian Portuguese.")]
+    assert [(entry["voice"], entry["instructions"]) for entry in said] == [(given, "Speak Brazilian Portuguese.")]

@@ -1,7 +1,7 @@
 """Requests to speak, by HTTP, and what their answers mean.
 
 Source: openai 3.54 SDK (`resources/audio/speech.py`); OpenAI docs, "Error codes" (`insufficient_quota` is a 429 that no retry
-changes).
+changes); issue 32989 of microsoft/PowerToys (what a key of few permissions is answered).
 """
 
 import asyncio
@@ -59,7 +59,8 @@ class SpeechClient:
     async def open(self) -> Exception | None:
         """Open a connection, and keep some open from now on; say why requests would be refused, or where nobody answers.
 
-        What is asked is the cheapest there is. Not every server knows it, and then its answer says nothing.
+        What is asked is the cheapest there is. Not every server knows it, and not every key may ask it (the answer is a 401
+        that names the missing scope); then the answer says nothing.
         """
         try:
             async with asyncio.timeout(PROBE_S):
@@ -68,7 +69,7 @@ class SpeechClient:
             await self._spares.open()
             return error
         refusal = refusal_of(answer.status_code, answer.content)
-        if refusal.status in UNWELCOME or refusal.code == NO_SUCH_MODEL:
+        if (refusal.status in UNWELCOME and b"scope" not in answer.content) or refusal.code == NO_SUCH_MODEL:
             return refusal
         await self._spares.open()
         return None
@@ -77,7 +78,7 @@ class SpeechClient:
         """Close every connection."""
         await self._http.aclose()
 
-    async def speak(self, body: Mapping[str, str], trouble: Trouble) -> AsyncGenerator[bytes, None]:
+    async def speak(self, body: Mapping[str, object], trouble: Trouble) -> AsyncGenerator[bytes, None]:
         """Give the sound of one answer as it comes.
 
         Raises:

@@ -52,6 +52,9 @@ LOOK_S: Final = 10.0
 another was opened, if there was one to be had."""
 
 BAD_REQUEST: Final = 400
+CUSTOM_VOICE: Final = "voice_"
+"""How the names of voices of one's own begin; they are given in another way than the vendor's."""
+
 OPEN_END_S: Final = 3600.0
 """An audio context ends when its last word came, and not when it is silent: Pipecat's limit is put out of the way."""
 
@@ -243,8 +246,9 @@ class OpenAIVoice(TTSService):
                 request.sound.put_nowait(None)
         self._client.look()
 
-    def _body(self, text: str) -> dict[str, str]:
-        body = {"model": self._model, "voice": self._voice, "input": text, "response_format": "pcm"}
+    def _body(self, text: str) -> dict[str, object]:
+        voice = {"id": self._voice} if self._voice.startswith(CUSTOM_VOICE) else self._voice
+        body: dict[str, object] = {"model": self._model, "voice": voice, "input": text, "response_format": "pcm"}
         if base_language(self._language) != "en" and not self._model.startswith("tts-1"):
             body["instructions"] = f"Speak {language_name(self._language)}."  # numbers and names are English otherwise
         return body
