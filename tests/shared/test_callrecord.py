@@ -126,6 +126,22 @@ def test_a_mark_that_comes_late_belongs_to_the_turn_it_was_said_in() -> None:
     assert [turn.heard for turn in transcript(entries(write))] == [None, "First.", None, "Second."]
 
 
+def test_what_the_carrier_got_again_is_said_once_and_heard_under_its_new_mark() -> None:
+    def write(scribe: Scribe) -> None:
+        scribe.user_said("Go on.")
+        scribe.said("One.", "0:1")
+        scribe.said("Two.", "0:2")
+        scribe.halted(None)
+        scribe.proceeded({"0:1": "0:3", "0:2": "0:4"}, None)
+        scribe.heard("One.", "0:3")
+        scribe.halted(None)
+        scribe.proceeded({"0:4": "0:5"}, None)
+        scribe.heard("Two.", "0:5")
+
+    turn = transcript(entries(write))[1]
+    assert (turn.text, turn.heard, turn.cut_off) == ("One. Two.", "One. Two.", False)
+
+
 def test_what_a_successor_says_again_is_there_once() -> None:
     def write(scribe: Scribe) -> None:
         scribe.user_said("Hours?")

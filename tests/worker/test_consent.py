@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,42 @@ async def test_who_was_told_again_is_recorded(recorded: dict[str, Any], tmp_path
         await made.echo(again)
         await eventually(lambda: consents(made) == [WORDS])
         assert part(tmp_path, CALL.call_sid, 0).exists()
+
+
+async def test_an_agent_that_halts_in_the_words_says_them_again_from_their_beginning_but_not_for_ever(
+    recorded: dict[str, Any],
+) -> None:
+    async with call(**recorded) as made:
+        await made.start()
+        first = (await made.receive("mark"))["mark"]["name"]
+        await made.receive("mark")
+        output = made.pipeline.output
+        assert [output.on_proceed(RATE // 2) for _ in range(2)] == [0, 0]
+        output.on_renamed({first: "0:9"}, 0)
+        await made.echo(first)
+        await made.media()
+        await made.hear(160)
+        assert consents(made) == []
+        assert output.playout.tap is not None
+        assert output.on_proceed(RATE // 2) == RATE // 2, "that was often enough"
+        assert output.playout.tap is None
+
+
+async def test_words_that_were_renamed_while_the_agent_halted_are_known_when_they_are_heard(
+    recorded: dict[str, Any],
+) -> None:
+    async with call(**recorded) as made:
+        await made.start()
+        told = (await made.receive("mark"))["mark"]["name"]
+        await made.receive("mark")
+        playout = made.pipeline.output.playout
+        playout.halt(time.monotonic())
+        start = made.pipeline.output.on_proceed(playout.heard_bytes(time.monotonic()))
+        again = playout.proceed(start, time.monotonic())
+        made.pipeline.output.on_renamed(again.names, start)
+        assert b"".join(item for item in again.items if isinstance(item, bytes)) == b"\x55" * (3 * RATE - start)
+        await made.echo(again.names[told])
+        await eventually(lambda: consents(made) == [WORDS])
 
 
 async def test_of_a_greeting_behind_the_words_only_what_was_played_counts_as_heard(recorded: dict[str, Any]) -> None:
