@@ -32,6 +32,8 @@ QUIET = b"\xff" * FRAME
 class Ear:
     """An ear that remembers."""
 
+    ends_turns = False
+
     def __init__(self) -> None:
         self.active = True
         self.heard = bytearray()
@@ -99,7 +101,7 @@ async def test_the_ear_is_asked_before_the_pause_is_one_and_told_when_the_caller
     rig.hear(spoken())
     assert SpokeOn in rig.concluded
     assert VADUserStoppedSpeakingFrame not in rig.concluded
-    assert not rig.listener.silent
+    assert [rig.listener.silent] == [False]
     rig.hear(QUIET * 100)
     assert rig.concluded[-1] is VADUserStoppedSpeakingFrame
     assert rig.ear.told.count("ended") == rig.ear.told.count("began"), "once for each silence"
@@ -144,7 +146,7 @@ class StuckModels:
     def __init__(self) -> None:
         self.turn = self
 
-    def use(self, turns: Turns) -> None:
+    def use(self, turns: Turns, *, judging: bool) -> None:
         """Take any turns."""
 
     def voice_after(self, pcm: bytes) -> VADState:
@@ -210,6 +212,6 @@ async def test_a_silence_is_judged_ahead_as_it_is_judged_when_it_is_a_pause(name
         assert isinstance(metrics, TurnMetricsData)
         judged.append((state, metrics.probability))
         assert turn.append_audio(bytes(3200), is_speech=False) is EndOfTurnState.INCOMPLETE
-        await turn.cleanup()
+        await turn.cleanup()  # type: ignore[no-untyped-call]
     assert judged[0][0] is judged[1][0]
     assert abs(judged[0][1] - judged[1][1]) < 0.05

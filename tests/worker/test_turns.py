@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 import pytest
 from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
+    EagerTranscriptionFrame,
     Frame,
     InterimTranscriptionFrame,
     LLMContextFrame,
+    STTMetadataFrame,
     TranscriptionFrame,
     UserStoppedSpeakingFrame,
     VADUserStartedSpeakingFrame,
@@ -24,7 +26,7 @@ from tests.pool_process import eventually
 from tests.standins.pipecat_rig import Rig, of_kind, piped
 from worker.call.models import PhoneTurn
 from worker.call.turns import PatienceOver, SpokeOn, TurnEnd
-from worker.providers.interface import TranscriptEnd
+from worker.providers.interface import TranscriptEnd, TurnGoesOn, TurnOver
 
 EAGER = Turns(eager=True, stop=1.0)
 
@@ -49,13 +51,13 @@ class Judge(PhoneTurn):
 class Listening:
     """A caller in front of a turn."""
 
-    def __init__(self, likely: float, turns: Turns) -> None:
+    def __init__(self, likely: float, turns: Turns, *, ear_ends: bool) -> None:
         self.model = Judge(likely)
         self.silent = False
         self.may_guess = True
         self.context = LLMContext()
         self.end = TurnEnd(self.model, lambda: self.silent, lambda: self.may_guess)
-        self.end.use(turns)
+        self.end.use(turns, ear_ends=ear_ends)
         strategies = UserTurnStrategies(start=[VADUserTurnStartStrategy()], stop=[self.end])
         pair = LLMContextAggregatorPair(
             self.context, user_params=LLMUserAggregatorParams(user_turn_strategies=strategies)
@@ -79,11 +81,12 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(likely: float = 0.95, turns: Turns = EAGER) -> AsyncIterator[Listening]:
+async def listening(likely: float = 0.95, turns: Turns = EAGER, *, ear_ends: bool = False) -> AsyncIterator[Listening]:
     """Put somebody in front of a turn."""
-    made = Listening(likely, turns)
+    made = Listening(likely, turns, ear_ends=ear_ends)
     async with piped(made.turns) as rig:
         made.rig = rig
+        await rig.send(STTMetadataFrame(service_name="ear", ttfs_p99_latency=5.0))
         await made.speak()
         yield made
 
@@ -213,3 +216,97 @@ async def test_nothing_is_answered_ahead(why: str) -> None:
         await one.fall_silent(*(() if why == "no words" else ("What time is it?",)))
         await one.rig.send(SpokeOn())
         assert of_kind(await one.rig.until(SpokeOn), LLMContextFrame) == []
+
+
+# --- an ear that ends turns -------------------------------------------------------------------------------------------
+
+
+def ended(*words: str) -> list[Frame]:
+    """Have an ear say that a turn is over."""
+    return [*(TranscriptionFrame(text, "", "") for text in words), TurnOver()]
+
+
+async def test_the_word_of_an_ear_that_knows_ends_a_turn_and_no_pause_does() -> None:
+    async with listening(turns=Turns(), ear_ends=True) as one:
+        one.silent = True
+        await one.rig.send(pause(), TranscriptionFrame("What time is it?", "", ""), TranscriptEnd())
+        assert of_kind(await one.rig.until(TranscriptEnd), LLMContextFrame) == []
+        await one.rig.send(TurnOver(), TurnOver())
+        frames = await one.rig.until(LLMContextFrame)
+        assert asked(frames) == ["What time is it?"]
+        await one.speak()
+        one.silent = True
+        await one.rig.send(pause(), *ended("Please."))
+        frames = await one.rig.until(LLMContextFrame)
+        assert asked(frames) == ["Please."], "said twice it ends nothing else"
+
+
+async def test_an_ear_quicker_than_the_voice_detector_waits_for_it() -> None:
+    async with listening(turns=Turns(), ear_ends=True) as one:
+        one.silent = True  # is when it is asked, before the pause is one
+        await one.rig.send(*ended("What time is it?"))
+        assert of_kind(await one.rig.until(TurnOver), LLMContextFrame) == []
+        await one.rig.send(pause())
+        assert asked(await one.rig.until(LLMContextFrame)) == ["What time is it?"]
+
+
+async def test_a_caller_who_has_overtaken_the_ears_word_loses_none_of_theirs() -> None:
+    async with listening(turns=Turns(), ear_ends=True) as one:
+        await one.rig.send(*ended("What time is it?"))
+        frames = await one.rig.until(TurnOver)
+        await one.rig.send(pause())
+        frames += await one.rig.until(VADUserStoppedSpeakingFrame)
+        assert of_kind(frames, LLMContextFrame) == []
+        one.silent = True
+        await one.rig.send(*ended("In Lisbon."))
+        assert asked(await one.rig.until(LLMContextFrame)) == ["What time is it? In Lisbon."]
+
+
+async def test_words_behind_the_ears_word_take_it_back() -> None:
+    async with listening(turns=Turns(), ear_ends=True) as one:
+        one.silent = True
+        await one.rig.send(*ended("What time is it?"), InterimTranscriptionFrame("In", "", ""))
+        await one.rig.send(TranscriptEnd())
+        await one.rig.until(TranscriptEnd)
+        await one.rig.until(TranscriptEnd)
+        await one.rig.send(pause())
+        assert of_kind(await one.rig.until(VADUserStoppedSpeakingFrame), LLMContextFrame) == []
+        await one.rig.send(*ended("In Lisbon."))
+        assert asked(await one.rig.until(LLMContextFrame)) == ["What time is it? In Lisbon."]
+
+
+async def test_a_turn_whose_words_are_there_ends_without_the_ears_word_when_patience_is_over() -> None:
+    async with listening(turns=Turns(), ear_ends=True) as one:
+        await one.rig.send(*ended("What time is it?"))
+        await one.rig.until(TurnOver)
+        await one.rig.send(pause())
+        await one.rig.until(VADUserStoppedSpeakingFrame)
+        one.silent = True
+        await one.rig.send(PatienceOver())
+        assert asked(await one.rig.until(LLMContextFrame)) == ["What time is it?"]
+
+
+async def test_an_eager_agent_answers_what_the_ear_takes_for_almost_over() -> None:
+    async with listening(turns=EAGER, ear_ends=True) as one:
+        one.silent = True
+        await one.rig.send(pause(), EagerTranscriptionFrame("What time is it", "", ""))
+        frames = await one.rig.until(LLMContextFrame)
+        assert (guesses(frames), asked(frames)) == ([True], ["What time is it"])
+        await one.rig.send(TurnGoesOn())
+        await one.rig.until(EagerEndOfTurnCancelFrame)
+        await one.rig.send(EagerTranscriptionFrame("What time is it in Lisbon", "", ""))
+        frames = await one.rig.until(LLMContextFrame)
+        assert (guesses(frames), asked(frames)) == ([True], ["What time is it in Lisbon"])
+        await one.rig.send(*ended("What time is it in Lisbon?"))
+        frames = await one.rig.until(UserStoppedSpeakingFrame)
+        await eventually(one.context.get_messages)
+        assert one.context.get_messages() == [{"role": "user", "content": "What time is it in Lisbon?"}]
+        assert of_kind(frames, LLMContextFrame) == [], "it is answered already"
+
+
+@pytest.mark.parametrize("why", ["not eager", "not allowed", "speaks"])
+async def test_what_the_ear_takes_for_almost_over_is_not_answered_ahead(why: str) -> None:
+    async with listening(turns=Turns() if why == "not eager" else EAGER, ear_ends=True) as one:
+        one.may_guess, one.silent = why != "not allowed", why != "speaks"
+        await one.rig.send(EagerTranscriptionFrame("What time is it", "", ""), TurnGoesOn())
+        assert of_kind(await one.rig.until(TurnGoesOn), LLMContextFrame) == []

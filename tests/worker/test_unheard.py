@@ -122,3 +122,23 @@ def test_no_order_of_events_loses_a_turn_that_was_not_answered(events: list[str]
                 answers += 1
         assert ended - answers <= unheard.turns <= ended
         assert 0 <= unheard.asked <= unheard.turns
+
+
+def test_what_somebody_else_ended_is_covered_with_all_that_was_asked_in_it() -> None:
+    unheard = spoken(5)
+    unheard.end_turn()
+    unheard.add(PIECE)
+    sent(unheard)
+    unheard.add(PIECE)
+    unheard.covered(0.0)
+    assert (unheard.turns, unheard.asked) == (0, 0)
+    assert sent(unheard) == (40, 0), "what was not sent is not covered"
+
+
+def test_what_was_said_behind_it_is_kept() -> None:
+    unheard = spoken(5)
+    sent(unheard)
+    unheard.covered(0.05)
+    assert unheard.kept_s == 0.08
+    unheard.rewind()
+    assert sent(unheard) == (80, 0), "whole pieces"

@@ -57,7 +57,7 @@ class Listener:
     def use(self, ear: Ear, turns: Turns) -> None:
         """Listen with this ear from now on, and take turns in this way."""
         self._ear, self._turns = ear, turns
-        self._models.use(turns)
+        self._models.use(turns, judging=not ear.ends_turns)
 
     @property
     def _ask_after_s(self) -> float:

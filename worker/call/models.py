@@ -115,10 +115,10 @@ class Models:
     vad: PhoneVAD
     turn: PhoneTurn
 
-    def use(self, turns: Turns) -> None:
-        """Take what an agent wants of them, before a call."""
+    def use(self, turns: Turns, *, judging: bool = True) -> None:
+        """Take what an agent wants of them, before a call. With an ear that ends turns nobody asks the turn model."""
         self.vad.set_params(vad_params(turns))
-        self.turn.judges = turns.smart
+        self.turn.judges = turns.smart and judging
         self.turn._params.stop_secs = turns.patience  # noqa: SLF001 - it has no setter,
         self.turn._stop_ms = turns.patience * 1000  # noqa: SLF001 - and keeps it in two places
 

@@ -238,7 +238,7 @@ class AgentPipeline:
         self.context.set_tools([*self._toolbox.schemas(agent, session, call)])
         self._choose(agent)
         self.listener.use(self.ear, agent.turns)
-        self._turn_end.use(agent.turns)
+        self._turn_end.use(agent.turns, ear_ends=self.ear.ends_turns)
         self._turn_begin.use(agent.turns, agent.language)
         self.llm.become(agent)
         self.voice.become(agent)

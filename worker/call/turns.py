@@ -2,6 +2,8 @@
 
 An eager agent begins its answer before: at a silence that is not yet a pause, when the ear has given its words and the turn
 model is sure. Pipecat holds such an answer back until the turn ends, and drops it, tool calls and all, when it is withdrawn.
+
+Some ears know themselves when a turn is over, and when it may be: their word counts then in place of the model's and the pause.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,9 @@ from typing import Final
 
 from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
+    EagerTranscriptionFrame,
     Frame,
+    InterimTranscriptionFrame,
     SystemFrame,
     TranscriptionFrame,
     VADUserStartedSpeakingFrame,
@@ -21,7 +25,7 @@ from pipecat.turns.user_stop import NormalizedMatch, TurnAnalyzerUserTurnStopStr
 
 from shared.turns import Turns
 from worker.call.models import PhoneTurn
-from worker.providers.interface import TranscriptEnd
+from worker.providers.interface import TranscriptEnd, TurnGoesOn, TurnOver
 
 
 @dataclass
@@ -52,17 +56,22 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._silent = silent
         self._may_guess = may_guess
         self._eager = False
+        self._in_turn = False
+        self._ear_ends = False
+        self._over = False  # such an ear says so; while the voice detector still hears the caller, it waits
         self._said: list[str] = []
         self._guess = ""  # what the answer under way answers
 
-    def use(self, turns: Turns) -> None:
-        """Take turns in this way."""
-        self._eager = turns.eager
+    def use(self, turns: Turns, *, ear_ends: bool = False) -> None:
+        """Take turns in this way, with an ear that ends them or one that does not."""
+        self._eager, self._ear_ends = turns.eager, ear_ends
 
     async def process_frame(self, frame: Frame) -> ProcessFrameResult:
         """Look at a frame."""
+        if self._ear_ends:
+            await self._follow_ear(frame)
         match frame:
-            case TranscriptEnd() if self._silent():
+            case TranscriptEnd() if self._silent() and not self._ear_ends:
                 self._transcript_finalized = True
                 await self._maybe_trigger_user_turn_stopped()  # type: ignore[no-untyped-call]
                 await self._answer_ahead()
@@ -82,6 +91,33 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
                 pass
         return await super().process_frame(frame)
 
+    async def _follow_ear(self, frame: Frame) -> None:
+        match frame:
+            case TurnOver():
+                self._over = self._silent()
+                await self._end_if_over()
+            case EagerTranscriptionFrame() if self._silent() and self._may_answer_ahead:
+                await self._begin_answer(" ".join(part.strip() for part in [*self._said, frame.text]))
+            case TurnGoesOn():
+                await self._withdraw()
+            case InterimTranscriptionFrame() | SpokeOn() | VADUserStartedSpeakingFrame():
+                self._over = False
+            case _:
+                pass
+
+    async def handle_user_turn_started(self) -> None:
+        """Begin a turn. What was concluded of a voice that is over holds: it was no turn only because its words came later."""
+        complete, stopped = self._turn_complete, self._vad_stopped
+        await super().handle_user_turn_started()  # type: ignore[no-untyped-call]
+        self._in_turn = True
+        if not self._vad_user_speaking:
+            self._turn_complete, self._vad_stopped = complete, stopped
+
+    async def handle_user_turn_stopped(self) -> None:
+        """End a turn: what is heard until the next one begins is none, and not answered."""
+        self._in_turn = False
+        await super().handle_user_turn_stopped()  # type: ignore[no-untyped-call]
+
     async def trigger_user_turn_stopped(self, *, enable_user_speaking_frames: bool | None = None) -> None:
         """End the turn; an answer that was begun ahead is kept when it answers what was said."""
         guess, self._guess = self._guess, ""
@@ -95,12 +131,32 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     async def _answer_ahead(self) -> None:
         said = " ".join(part.strip() for part in self._said)
-        if not (self._eager and said and not self._guess and not self._vad_stopped and self._may_guess()):
+        if not (said and not self._vad_stopped and self._may_answer_ahead):
             return
         sure = await self._model.ahead() >= SURE
         if sure and self._silent() and self._transcript_finalized and not self._vad_stopped:
-            self._guess = said
-            await self.trigger_user_turn_inference_triggered(speculation=UserTurnSpeculation(text=said))
+            await self._begin_answer(said)
+
+    @property
+    def _may_answer_ahead(self) -> bool:
+        return self._eager and self._in_turn and not self._guess and self._may_guess()
+
+    async def _begin_answer(self, said: str) -> None:
+        self._guess = said
+        await self.trigger_user_turn_inference_triggered(speculation=UserTurnSpeculation(text=said))
+
+    async def _end_if_over(self) -> None:
+        if self._over and self._text and not self._vad_user_speaking:
+            self._over = False
+            await self.trigger_user_turn_stopped()
+
+    async def _handle_vad_user_stopped_speaking(self, frame: VADUserStoppedSpeakingFrame) -> None:
+        """Judge a pause, unless the ear does."""
+        if not self._ear_ends:
+            await super()._handle_vad_user_stopped_speaking(frame)
+            return
+        self._vad_user_speaking, self._vad_stopped = False, True
+        await self._end_if_over()
 
     async def _withdraw(self) -> None:
         if self._guess:
@@ -109,5 +165,6 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     async def _reset(self) -> None:
         self._said.clear()
+        self._over = False
         await super()._reset()  # type: ignore[no-untyped-call]
         await self._withdraw()

@@ -9,7 +9,7 @@ Source: Cartesia docs, "Concurrency limits and timeouts" (a live STT socket is a
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 from pipecat.frames.frames import Frame, TranscriptionFrame
@@ -22,7 +22,7 @@ from shared.agents import Agent
 from shared.settings import Settings
 from shared.workers import Resource
 from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
-from worker.providers.languages import base_language
+from worker.providers.languages import base_language, cartesia_model
 from worker.providers.line import Failed, Line, Owner
 from worker.providers.retry import Trouble
 from worker.providers.tls import websocket_options
@@ -38,12 +38,15 @@ REPORT_S: Final = 5.0
 class CartesiaEar(CartesiaSTTService):
     """The ear."""
 
+    ends_turns = False
+
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
             api_key=settings.cartesia_api_key.get_secret_value(),
             base_url=settings.cartesia_stt_url,
             settings=CartesiaSTTService.Settings(model=settings.cartesia_stt_model, language="en"),
         )
+        self._model = settings.cartesia_stt_model
         self._language_override = settings.cartesia_stt_language
         self._trouble = trouble or Trouble(Resource.STT)
         self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
@@ -66,7 +69,9 @@ class CartesiaEar(CartesiaSTTService):
 
     async def open(self, agent: Agent) -> None:
         """Connect in the language of an agent, and stay connected; returns after the first attempt."""
-        self._settings.language = self._language_override or base_language(agent.language)  # type: ignore[attr-defined]
+        language = self._language_override or base_language(agent.language)
+        self._settings.language = language  # type: ignore[attr-defined]
+        self._settings.model = cartesia_model(self._model, language)  # type: ignore[attr-defined]
         await self._connect()
         await self._line.tried.wait()
 
@@ -126,14 +131,22 @@ class CartesiaEar(CartesiaSTTService):
     async def _send_all(self) -> None:
         async with self._sending:
             while (piece := self._unheard.next()) is not None:
-                if not await self._line.send(piece):
+                if not await (self._ask(piece) if isinstance(piece, str) else self._send_audio(piece)):
                     return
-                if isinstance(piece, str):
-                    self._line.expect()
-                else:
-                    self._sent_bytes += len(piece)
-                    if self._sent_bytes >= REPORT_S * BYTES_PER_S:
-                        self.report()
+
+    async def _ask(self, word: str) -> bool:
+        sent = await self._line.send(word)
+        if sent:
+            self._line.expect()
+        return sent
+
+    async def _send_audio(self, pcm: bytes) -> bool:
+        if not await self._line.send(pcm):
+            return False
+        self._sent_bytes += len(pcm)
+        if self._sent_bytes >= REPORT_S * BYTES_PER_S:
+            self.report()
+        return True
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -176,7 +189,7 @@ class CartesiaEar(CartesiaSTTService):
         said = json.loads(message)
         kind = said.get("type")
         if kind == "error":
-            raise Failed(str(said.get("message") or said), said.get("status_code"))
+            raise failed(said)
         self._trouble.works(time.monotonic())
         if kind == "transcript" and said.get("is_final"):
             self._unheard.transcribed()
@@ -191,3 +204,8 @@ class CartesiaEar(CartesiaSTTService):
         await self._process_response(said)
         if kind == "flush_done" and not self._unheard.turns and not self._unheard.speaking:
             await self.push_frame(TranscriptEnd())
+
+
+def failed(said: Mapping[str, Any]) -> Failed:
+    """Read an error event."""
+    return Failed(str(said.get("message") or said), said.get("status_code"))

@@ -7,12 +7,17 @@ from typing import Any, Final
 from pipecat.processors.frame_processor import FrameProcessor
 
 from shared.agents import Agent
+from shared.logs import get
 from shared.settings import Settings
 from worker.providers.interface import Ear, Voice
+from worker.providers.languages import CARTESIA_OTHERS, CARTESIA_TURNS, cartesia_model
 from worker.providers.retry import Trouble
+
+log = get(__name__)
 
 EARS: Final[dict[str, str]] = {
     "cartesia": "worker.providers.cartesia_stt:CartesiaEar",
+    "cartesia turns": "worker.providers.cartesia_turns:CartesiaTurnsEar",
     "elevenlabs": "worker.providers.elevenlabs_stt:ElevenLabsEar",
     "openai": "worker.providers.openai_stt:OpenAIEar",
 }
@@ -25,7 +30,9 @@ VOICES: Final[dict[str, str]] = {
 
 def ear_of(settings: Settings, agent: Agent) -> str:
     """Name the ear of an agent."""
-    return agent.stt or settings.stt_provider
+    name = agent.stt or settings.stt_provider
+    model = cartesia_model(settings.cartesia_stt_model, settings.cartesia_stt_language or agent.language)
+    return "cartesia turns" if name == "cartesia" and model.startswith(CARTESIA_TURNS) else name
 
 
 def voice_of(settings: Settings, agent: Agent) -> str:
@@ -35,7 +42,7 @@ def voice_of(settings: Settings, agent: Agent) -> str:
 
 def ears(settings: Settings, agents: Iterable[Agent], trouble: Trouble) -> dict[str, Ear]:
     """Make every ear that one of the agents has, by name."""
-    names = sorted({settings.stt_provider, *(ear_of(settings, agent) for agent in agents)})
+    names = sorted(_ears_named(settings, agents))
     return {name: _class(EARS[name])(settings, trouble) for name in names}
 
 
@@ -55,10 +62,16 @@ def processors(services: Mapping[str, Ear] | Mapping[str, Voice]) -> list[FrameP
 def load(settings: Settings, agents: Iterable[Agent]) -> None:
     """Import what the agents need: for the zygote, so that no worker does."""
     every = list(agents)
-    for name in {settings.stt_provider, *(ear_of(settings, agent) for agent in every)}:
+    for name in (ears := _ears_named(settings, every)):
         _class(EARS[name])
+    if "cartesia" in ears and settings.cartesia_stt_model.startswith(CARTESIA_TURNS):
+        log.warning("hears English only", model=settings.cartesia_stt_model, others=CARTESIA_OTHERS)
     for name in {settings.tts_provider, *(voice_of(settings, agent) for agent in every)}:
         _class(VOICES[name])
+
+
+def _ears_named(settings: Settings, agents: Iterable[Agent]) -> set[str]:
+    return {ear_of(settings, agent) for agent in (Agent(), *agents)}
 
 
 def _class(place: str) -> Any:

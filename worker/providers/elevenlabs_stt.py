@@ -75,6 +75,8 @@ STATUS: Final[Mapping[str, int]] = {
 class ElevenLabsEar(STTService):
     """The ear."""
 
+    ends_turns = False
+
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
             sample_rate=RATE_HZ,

@@ -24,14 +24,31 @@ class TranscriptEnd(ControlFrame):
     interruptible: bool = False
 
 
+@dataclass
+class TurnOver(TranscriptEnd):
+    """The ear itself takes the caller's turn to be over; it may say so twice. Only of an ear with `ends_turns`."""
+
+
+@dataclass
+class TurnGoesOn(ControlFrame):
+    """The ear took the turn to be almost over (`EagerTranscriptionFrame`), and takes that back."""
+
+
 class Ear(Protocol):
     """Speech recognition: a processor that gives `TranscriptionFrame`, `InterimTranscriptionFrame` and `TranscriptEnd`.
 
     `on_used` is told `stt_seconds`. Nothing is connected before `open`: plans count idle sockets as calls.
+    One with `ends_turns` knows itself when the caller has finished: it gives `TurnOver` for `TranscriptEnd`, and where the end
+    is near `EagerTranscriptionFrame` with the words of the turn, perhaps followed by `TurnGoesOn`.
     """
 
     active: bool
     on_used: Callable[..., None]
+
+    @property
+    def ends_turns(self) -> bool:
+        """Whether it says when a turn is over."""
+        ...
 
     def warm(self) -> bool:
         """Say whether speech sent now would be recognised."""

@@ -15,6 +15,20 @@ NAMES: Final = {
 }
 """How a prompt names a language; any other is named by its code, which models know as well."""
 
+CARTESIA_TURNS: Final = "ink-2"
+"""How the names of Cartesia's models begin that hear English only, and end turns themselves."""
+
+CARTESIA_OTHERS: Final = "ink-whisper"
+"""What hears every other language there."""
+
+
+def cartesia_model(model: str, language: str) -> str:
+    """Give the model that hears a language: the one that was chosen, if it can.
+
+    Source: Cartesia docs, "Ink 2" (languages: en).
+    """
+    return CARTESIA_OTHERS if model.startswith(CARTESIA_TURNS) and base_language(language) != "en" else model
+
 
 def language_name(language: str) -> str:
     """Give the name of a language for a prompt."""

@@ -114,11 +114,11 @@ class Line:
             return False
         return True
 
-    def expect(self) -> None:
-        """Note that an answer is owed from now on: silence longer than the trouble's patience is a loss."""
+    def expect(self, after_s: float = 0.0) -> None:
+        """Note that an answer is owed, `after_s` from now: silence longer than the trouble's patience is a loss then."""
         self.relax()
-        self._asked_at = time.monotonic()
-        self._watchdog = asyncio.get_running_loop().call_later(self._trouble.patience_s, self._hush)
+        self._asked_at = time.monotonic() + after_s
+        self._watchdog = asyncio.get_running_loop().call_later(after_s + self._trouble.patience_s, self._hush)
 
     def relax(self) -> None:
         """Note that nothing is owed."""

@@ -97,6 +97,8 @@ class Turn:
 class OpenAIEar(STTService):
     """The ear."""
 
+    ends_turns = False
+
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
             ttfs_p99_latency=OPENAI_REALTIME_TTFS_P99,

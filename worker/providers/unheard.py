@@ -48,6 +48,11 @@ class Unheard:
         """How much audio is to be sent, in seconds."""
         return self._waiting / self._per_s
 
+    @property
+    def kept_s(self) -> float:
+        """How much audio is kept, sent or not, in seconds."""
+        return self._bytes / self._per_s
+
     def add(self, audio: bytes) -> None:
         """Keep a piece of the caller's audio; it is to be sent."""
         self._pieces.append(audio)
@@ -101,6 +106,14 @@ class Unheard:
         if not self._answered and self.asked:
             self._settle()
         self._answered = False
+
+    def covered(self, keep_s: float) -> None:
+        """Note that what was sent is understood, but for its last `keep_s` seconds, whatever was asked for in it."""
+        count, kept = self._sent, 0
+        while count and kept < keep_s * self._per_s:
+            count -= 1
+            kept += len(piece) if isinstance(piece := self._pieces[count], bytes) else 0
+        self._drop(count)
 
     def _settle(self) -> None:
         end = next(index for index in range(self._sent) if isinstance(self._pieces[index], str))
