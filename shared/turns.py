@@ -11,7 +11,8 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     -20 LUFS, as it comes over 0.4 s); it rises to that within some 0.1 s.
     `smart`: a model judges at each pause whether the caller has finished. Without it every pause is an end. `patience` is how
     long a pause that did not sound like an end must last until it is one all the same.
-    `min_words`: how many words interrupt the agent while it speaks. With 0 a voice does at once.
+    `min_words`: how many words interrupt the agent while it speaks, and until then it speaks on. With 0 a voice makes it halt at
+    once; one word interrupts it then, or a voice that goes on, and behind anything else it goes on where it was.
     `backchannels` are words that are no interruption ("uh-huh"); empty for the usual ones of the agent's language.
     `eager`: an answer is begun at a pause that may be the end, and thrown away when the caller goes on.
     """

@@ -120,6 +120,12 @@ def test_who_speaks_into_the_last_moments_of_an_answer_answers_it() -> None:
     assert rules.no_more_words(0.1) is PROCEED, "a cough is no answer"
 
 
+def test_any_word_is_a_sign_of_life_for_an_agent_that_asks_for_one() -> None:
+    rules = BargeIn()
+    assert rules.voice_began(0.0, MORE, asked=True) is HALT
+    assert rules.words("Yes.", final=False, left_s=MORE) is BEGIN
+
+
 # --- an agent that waits for words ------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ class FakeOutput:
 
     def __init__(self) -> None:
         self.playout = Playout()
+        self.asks = False
         self.going = asyncio.Event()
         self.going.set()
         self.on_halt: Callable[[], None] = lambda: None
@@ -637,6 +638,7 @@ async def test_a_silent_caller_is_asked_once_and_then_told_goodbye() -> None:
         await made.until_told(StreamStarted)
         await asked(made)
         assert made.pipeline.spoken == ["Are you still there?"]
+        assert made.pipeline.output.asks, "a yes over it is an answer"
         made.serving.replied(time.monotonic())  # the question's own audio
         assert made.serving._replies == 0, "a question answers nothing: who hangs up now has heard no answer"
         made.pipeline.on_idle()

@@ -92,15 +92,15 @@ class BargeIn:
         self.state = State.FREE
         self._said = self._saying = ""
 
-    def voice_began(self, now: float, left_s: float) -> Verdict:
-        """Take the beginning of a voice."""
+    def voice_began(self, now: float, left_s: float, *, asked: bool = False) -> Verdict:
+        """Take the beginning of a voice; `asked`: over words that only want a sign of life, so that any word is one."""
         if self.state is State.TURN:
             return Verdict.NOTHING
         if self.state is not State.HALTED and left_s <= 0:
             return Verdict.BEGIN
         if self.state is State.FREE:
             self._voiced_s, self._said, self._saying, self._answered = 0.0, "", "", False
-            self._closing = left_s <= CLOSING_S
+            self._closing = asked or left_s <= CLOSING_S
             self.state = State.HALTED if self._halts else State.OVER
             self._speaking, self._since = True, now
             return Verdict.HALT if self._halts else Verdict.NOTHING

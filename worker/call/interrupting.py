@@ -29,6 +29,10 @@ class Mouth(Protocol):
     def left_s(self) -> float:
         """How long it will still be heard; 0 when it is silent, infinite while there is more to say."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether what it says only wants a sign of life from the caller."""
+
     def halt(self) -> bool:
         """Fall silent at once and lose nothing; whether that was possible."""
 
@@ -75,7 +79,7 @@ class TurnBegin(BaseUserTurnStartStrategy):
         now, left_s = time.monotonic(), self._mouth.left_s
         match frame:
             case VADUserStartedSpeakingFrame():
-                verdict = self._rules.voice_began(now, left_s)
+                verdict = self._rules.voice_began(now, left_s, asked=self._mouth.asks)
             case VADUserStoppedSpeakingFrame():
                 verdict = self._rules.voice_ended(now, left_s)
             case TranscriptionFrame() | InterimTranscriptionFrame():

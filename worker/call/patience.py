@@ -73,6 +73,7 @@ class Patience:
     def caller_spoke(self) -> None:
         """Note that the caller said something that was understood, or pressed a key."""
         self._silence.broken()
+        self._pipeline.output.asks = False
 
     def interrupted(self) -> None:
         """Note a voice: a caller thought gone who speaks into the goodbye stays."""
@@ -121,6 +122,7 @@ class Patience:
         spoke_again = playout.lead(time.monotonic()) > 0
         if self._call.over or spoke_again or not self._pipeline.waits_for_caller:
             return  # when it is the caller's turn again, the pipeline counts anew
+        self._pipeline.output.asks = True
         if self._silence.over():
             await self._farewell.to_silence()
             self._call.end(EndReason.CALLER_SILENT)

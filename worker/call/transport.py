@@ -126,6 +126,8 @@ class Output(BaseOutputTransport):
         self.going.set()
         self.firm = False
         """Whether nothing interrupts any more: the last word of the call is being said."""
+        self.asks = False
+        """Whether what is said only wants a sign of life from the caller: any word is an answer to it."""
         self.playout = Playout()
         self.on_reply: Callable[[float], None] = lambda _at: None
         self.on_said: Callable[[str, str], None] = lambda _text, _mark: None
