@@ -13,6 +13,7 @@ from worker.call.bargein import (
     LONGEST_ACKNOWLEDGED_S,
     LONGEST_OVER_S,
     LONGEST_S,
+    MOST_FOR_NOTHING,
     WORDS_S,
     BargeIn,
     State,
@@ -124,6 +125,23 @@ def test_any_word_is_a_sign_of_life_for_an_agent_that_asks_for_one() -> None:
     rules = BargeIn()
     assert rules.voice_began(0.0, MORE, asked=True) is HALT
     assert rules.words("Yes.", final=False, left_s=MORE) is BEGIN
+
+
+def test_an_agent_that_halts_for_nothing_again_and_again_waits_for_words_until_somebody_speaks() -> None:
+    rules = BargeIn()
+    for _ in range(MOST_FOR_NOTHING):
+        halted(rules).voice_ended(0.3, MORE)
+        assert rules.no_more_words(MORE) is PROCEED
+        rules.ended()
+    assert rules.voice_began(0.0, MORE) is NOTHING
+    rules.voice_ended(0.3, MORE)
+    assert rules.no_more_words(MORE) is IGNORE
+    rules.ended()
+    assert rules.voice_began(0.0, MORE) is NOTHING
+    assert rules.words("Stop.", final=False, left_s=MORE) is BEGIN
+    rules.began()
+    rules.ended()
+    halted(rules)
 
 
 # --- an agent that waits for words ------------------------------------------------------------------------------------

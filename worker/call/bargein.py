@@ -3,7 +3,7 @@
 A voice makes the agent halt at once, and nothing of its answer is lost by that. What follows decides: words, or a voice that
 goes on for longer than a backchannel, begin the caller's turn; "uh-huh", a cough or noise let the agent proceed where the
 caller stopped hearing it. Over an agent whose `min_words` is not 0 nobody makes it halt: it speaks on until the words are
-there. Audible is what the carrier plays, not what the pipeline believes.
+there; so does one that halted for nothing too often. Audible is what the carrier plays, not what the pipeline believes.
 
 Moments are seconds of one clock. `left_s` is how long the agent can still be heard if nobody stops it: 0 when it is silent,
 infinite while there is more to say.
@@ -30,6 +30,10 @@ WORDS_S: Final = 1.5
 
 CLOSING_S: Final = 0.7
 """Who speaks into the last moments of an answer answers it: a "yes" is an answer then, and no backchannel."""
+
+
+MOST_FOR_NOTHING: Final = 3
+"""How often the agent halts in a row for a voice without words: a noisy place, or its own echo, would make it stammer."""
 
 
 class Verdict(StrEnum):
@@ -59,6 +63,7 @@ class BargeIn:
         self.state = State.FREE
         self._speaking = False
         self._closing = False
+        self._for_nothing = 0
         self._answered = False  # the ear has given its words before the voice was found to be over
         self._voiced_s = 0.0  # of stretches that are over
         self._since = 0.0  # when the stretch under way began, or the silence after the last one
@@ -86,6 +91,7 @@ class BargeIn:
     def began(self) -> None:
         """Note that the caller's turn has begun."""
         self.state = State.TURN
+        self._for_nothing = 0
 
     def ended(self) -> None:
         """Note that the caller's turn has ended, or that what was said over the agent is dealt with."""
@@ -101,9 +107,10 @@ class BargeIn:
         if self.state is State.FREE:
             self._voiced_s, self._said, self._saying, self._answered = 0.0, "", "", False
             self._closing = asked or left_s <= CLOSING_S
-            self.state = State.HALTED if self._halts else State.OVER
+            halts = self._halts and self._for_nothing < MOST_FOR_NOTHING
+            self.state = State.HALTED if halts else State.OVER
             self._speaking, self._since = True, now
-            return Verdict.HALT if self._halts else Verdict.NOTHING
+            return Verdict.HALT if halts else Verdict.NOTHING
         self._speaking, self._since, self._answered = True, now, False
         return Verdict.NOTHING
 
@@ -158,6 +165,7 @@ class BargeIn:
 
     def _over(self, left_s: float) -> Verdict:
         if self.state is State.HALTED:
+            self._for_nothing = 0 if self.said else self._for_nothing + 1
             return Verdict.PROCEED
         return self._unless_silent(left_s, Verdict.IGNORE)
 
