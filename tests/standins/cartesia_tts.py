@@ -64,7 +64,7 @@ class TtsSession:
         self.socket.touch()
         voice = request.voice if isinstance(request.voice, str) else request.voice.id
         said = {"text": request.transcript, "language": request.language, "voice": voice}
-        control.note("tts_text", context_id=context_id, **said)
+        control.note("tts_text", context_id=context_id, buffer_ms=request.max_buffer_delay_ms, **said)
         control.counters["characters"] += len(request.transcript)
         if status := self.desk.settings.tts_error_code:
             self.desk.spend("tts_error_next", "tts_error_code")

@@ -256,10 +256,23 @@ async def test_another_voice_is_connected_at_once_and_what_is_said_meanwhile_wai
         await until_counted(vendor, "tts_opened", 2)
         said = await logged(vendor, "tts_text")
         assert {(entry["voice"], entry["language"]) for entry in said} == {("clinic-voice", "pt")}
-        await eventually(lambda: not caller.voice._leaving)
+        await eventually(lambda: not caller.voice._connection._leaving)
         assert (await vendor.state())["counters"]["tts_open"] == 1
     assert caller.lost == []
     assert caller.trouble.tries == 0
+
+
+async def test_a_voice_that_is_left_while_it_reconnects_leaves_no_connection_behind(vendor: Standin) -> None:
+    caller = Caller(vendor)
+    async with piped(caller.voice) as rig:
+        caller.voice.serve()
+        await vendor.control(connect_ms=200, drop_all="tts")
+        await eventually(lambda: not caller.voice._line.up)
+        caller.voice.become(Agent(voice="clinic-voice"))
+        assert await caller.hears(rig, TTSSpeakFrame("Hello.")) == "Hello."
+        await eventually(lambda: not caller.voice._connection._leaving)
+        assert (await vendor.state())["counters"]["tts_open"] == 1
+    assert {entry["voice"] for entry in await logged(vendor, "tts_text")} == {"clinic-voice"}
 
 
 async def test_an_agent_that_is_known_before_the_voice_is_parked_costs_no_second_connection(vendor: Standin) -> None:

@@ -1,7 +1,6 @@
 """The providers against their stand-ins: warm when they say so, lost when they are, and no sentence lost between."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import warnings
@@ -40,8 +39,9 @@ from tests.standins import modem
 from tests.standins.pipecat_rig import RATE_HZ, Rig, frames_of, of_kind, piped
 from tests.standins.process import ROOT, Standin, running
 from worker.call.transport import PARAMS
+from worker.providers.call_voice import PIECE_S
 from worker.providers.cartesia_stt import CartesiaEar
-from worker.providers.cartesia_tts import PIECE_S, CartesiaVoice
+from worker.providers.cartesia_tts import CartesiaVoice
 from worker.providers.interface import TranscriptEnd
 from worker.providers.languages import base_language, language_name
 from worker.providers.openai_llm import WarmOpenAILLM, retry_after_s, setback_of
@@ -157,9 +157,9 @@ async def test_in_a_call_the_voice_reconnects() -> None:
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
             voice.tts.serve()
-            former = voice.tts._websocket
+            former = voice.tts._connection._held.socket
             await standin.control(close_all="tts")
-            await eventually(lambda: voice.tts._websocket is not former and voice.tts.warm())
+            await eventually(lambda: voice.tts._connection._held.socket is not former and voice.tts.warm())
             assert len(await voice.says(rig, "Still here.")) > 0
         assert voice.lost == []
 
@@ -198,7 +198,7 @@ async def test_a_sentence_said_while_the_voice_reconnects_is_heard(
         voice = Voice(standin.port)
         async with piped(voice.tts) as rig:
             voice.tts.serve()
-            former = voice.tts._websocket
+            former = voice.tts._connection._held.socket
             assert former is not None
             if when is State.CLOSING:
                 former.transport.pause_reading()  # keeps the end of the connection from being seen
@@ -221,16 +221,15 @@ async def test_a_sentence_said_while_the_voice_reconnects_is_heard(
 async def test_the_voice_of_an_agent_needs_no_new_connection() -> None:
     async with cartesia() as standin:
         voice = Voice(standin.port)
+        voice.tts.become(Agent(language="pt-BR", voice="clinic-voice"))
         async with piped(voice.tts) as rig:
-            voice.tts.become(Agent(language="pt-BR", voice="clinic-voice"))
             assert len(await voice.says(rig, "Bom dia.")) > 0
-            asked = json.loads(voice.tts._build_msg(text="Bom dia.", context_id="c"))
-            assert (asked["voice"]["id"], asked["language"]) == ("clinic-voice", "pt")
+            voice.tts.become(Agent())
+            assert len(await voice.says(rig, "Hi.")) > 0
         state = await standin.state()
-        assert {entry["language"] for entry in state["log"] if entry["kind"] == "tts_text"} == {"pt"}
+        said = {(entry["voice"], entry["language"]) for entry in state["log"] if entry["kind"] == "tts_text"}
+        assert said == {("clinic-voice", "pt"), ("default-voice", "en")}
         assert state["counters"]["tts_opened"] == 1
-        voice.tts.become(Agent())
-        assert json.loads(voice.tts._build_msg(text="Hi.", context_id="c"))["voice"]["id"] == "default-voice"
 
 
 async def test_a_voice_lost_in_the_middle_of_a_word_goes_on_with_that_word() -> None:

@@ -32,6 +32,7 @@ from worker.call.playout import SpokenSentences
 from worker.providers import cartesia_tts
 from worker.providers.cartesia_tts import CartesiaVoice
 from worker.providers.retry import Trouble
+from worker.providers.spoken import Utterance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
@@ -156,14 +157,15 @@ async def test_inputs_are_whole_words_joined_verbatim_with_an_explicit_delay(car
         await write(rig, text)
         await rig.send(LLMFullResponseEndFrame())
         await rig.until(TTSStoppedFrame)
-    said = [entry["text"] for entry in await inputs(cartesia)]
+    asked = await inputs(cartesia)
+    assert {entry["buffer_ms"] for entry in asked} == {120}
+    said = [entry["text"] for entry in asked]
     assert "".join(said) == text
     assert said[-1] == ""
     assert all(one.endswith(" ") for one in said[:-2])
     assert "3.5 euros, " in said
     assert "10 000 are " in said
     assert len(said) > 8
-    assert caller.tts._max_buffer_delay_ms == 120
     assert (await cartesia.state())["counters"]["contexts"] == 1
 
 
@@ -355,6 +357,22 @@ async def test_words_that_reach_a_context_too_late_are_said_in_another_on_the_sa
     state = await cartesia.state()
     assert [entry for entry in state["log"] if entry["kind"] == "tts_refused_input"]
     assert (state["counters"]["tts_opened"], caller.trouble.tries) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["to<spell>1234</spell>.", "Now"], ["to 1234.", "Now"]),
+        (['<break time="1s"/>', "Now"], ["Now"]),
+        (["a<b", "c>d"], ["a<b", "c>d"]),
+    ],
+)
+def test_marks_of_the_provider_are_no_part_of_a_word(words: list[str], told: list[str]) -> None:
+    utterance = Utterance()
+    utterance.ask(" ".join(words))
+    cartesia_tts._note_words(utterance, {"words": words, "start": [0.0, 0.5], "end": [0.5, 1.0]})
+    utterance.sound(1.0)
+    assert [word.text for word in utterance.whole()] == told
 
 
 async def test_what_can_never_be_said_is_given_up(cartesia: Standin) -> None:

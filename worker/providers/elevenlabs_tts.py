@@ -29,18 +29,17 @@ from urllib.parse import quote, urlencode
 from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.elevenlabs.tts_base import ELEVENLABS_MODEL_LANGUAGES
 from pipecat.services.settings import TTSSettings
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from shared.agents import Agent
 from shared.settings import Settings
-from shared.workers import Resource
+from worker.providers.connection import connected
 from worker.providers.languages import base_language
 from worker.providers.line import Failed
 from worker.providers.retry import Trouble
 from worker.providers.socket_voice import Act, SocketVoice
 from worker.providers.spoken import UNSPACED, Timed, Utterance
-from worker.providers.tls import websocket_options
 
 KEEP_ALIVE_S: Final = 10.0
 """Half of the 20 s after which a connection ends whose `inactivity_timeout` counts for nothing."""
@@ -59,9 +58,6 @@ as long as the model does, and be taken for dead."""
 
 PROVE_S: Final = 1.0
 """How long a parked connection may take to prove itself: it answers in 0.1 s, and one that does not may still work."""
-
-CLOSE_S: Final = 1.0
-MOST_BYTES: Final = 16 * 1024 * 1024
 
 STATUS: Final[Mapping[str, int]] = {
     "invalid_api_key": 401,
@@ -135,40 +131,31 @@ class ElevenLabsVoice(SocketVoice):
     """The voice."""
 
     def __init__(self, settings: Settings, on_lost: Callable[[str], None], trouble: Trouble | None = None) -> None:
+        self._model = settings.elevenlabs_tts_model
         super().__init__(
-            on_lost,
-            trouble or Trouble(Resource.TTS),
-            settings=TTSSettings(
-                model=settings.elevenlabs_tts_model, voice=settings.elevenlabs_voice_id, language=None
-            ),
+            TTSSettings(model=self._model, voice=settings.elevenlabs_voice_id, language=None), on_lost, trouble
         )
         self._url = "ws" + settings.elevenlabs_url.rstrip("/").removeprefix("http")
         self._key = settings.elevenlabs_api_key.get_secret_value()
-        self._model = settings.elevenlabs_tts_model
-        self._default_voice = settings.elevenlabs_voice_id
-        self._place = Place(self._default_voice, "en")
+        self._place = Place(self._voice, self._language)
         self._spellings: dict[str, Spelling] = {}  # of contexts that are open on the connection, interrupted ones too
         self._proving = True
         self._keeper: asyncio.Task[None] | None = None
         self._hesitation: asyncio.TimerHandle | None = None
 
     def become(self, agent: Agent) -> None:
-        """Take the voice and language of an agent: where the connection is for others, another one is made at once.
-
-        To be called before anything was spoken. Before `setup` it costs nothing.
-        """
+        """Take the voice and language of an agent: where the connection is for others, another one is made at once."""
         super().become(agent)
-        self._language = base_language(agent.language)
-        place = Place(agent.voice or self._default_voice, self._language)
+        place = Place(self._voice, base_language(self._language))
         if place != self._place:
             self._place = place
-            self._move()
+            self._connection.move()
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
         """Set up, connect, and keep the connection."""
         await super().setup(setup)
         self._proving = False
-        if self._listening is not None:
+        if self._connection.kept:
             self._keeper = self.create_task(self._keep_alive())
 
     async def _disconnect(self) -> None:
@@ -182,14 +169,7 @@ class ElevenLabsVoice(SocketVoice):
 
     async def _connected(self) -> ClientConnection:
         self._spellings.clear()
-        socket = await connect(
-            self._address(),
-            additional_headers={"xi-api-key": self._key},
-            max_size=MOST_BYTES,
-            compression=None,
-            close_timeout=CLOSE_S,
-            **websocket_options(self._url),
-        )
+        socket = await connected(self._address(), {"xi-api-key": self._key})
         if self._proving:
             await self._prove(socket)
         return socket
@@ -225,25 +205,26 @@ class ElevenLabsVoice(SocketVoice):
             await asyncio.sleep(KEEP_ALIVE_S)
             if not self._line.up:
                 continue
-            for wire in list(self._contexts):
-                await self._line.send(json.dumps({"text": "", "context_id": wire}))
-            if not self._contexts:
-                await self._line.send(json.dumps({"text": ""}))
+            wires = [{"context_id": utterance.wire} for utterance in self._utterances.values() if utterance.wire]
+            for wire in wires or [{}]:
+                await self._line.send(json.dumps({"text": "", **wire}))
 
     # --- words out ----------------------------------------------------------------------------------------------------
 
     def _room(self) -> bool:
         return len(self._spellings) < MOST_CONTEXTS
 
-    async def _send(self, act: Act, wire: str, text: str = "") -> None:
-        await super()._send(act, wire, text)
+    async def _send(self, act: Act, utterance: Utterance, text: str = "") -> None:
+        await super()._send(act, utterance, text)
         self._end_hesitation()
         if act == "text" and not _SENTENCE_END.search(text):
-            self._hesitation = asyncio.get_running_loop().call_later(HESITATION_S, self._hesitate, wire)
+            self._hesitation = asyncio.get_running_loop().call_later(
+                HESITATION_S, self._hesitate, utterance, utterance.wire
+            )
 
-    def _hesitate(self, wire: str) -> None:
+    def _hesitate(self, utterance: Utterance, wire: str) -> None:
         self._hesitation = None
-        if self._line.up and wire in self._contexts:
+        if self._line.up and utterance.wire == wire:
             self.create_task(self._line.send(json.dumps({"context_id": wire, "flush": True})))
 
     def _end_hesitation(self) -> None:
@@ -251,7 +232,8 @@ class ElevenLabsVoice(SocketVoice):
             self._hesitation.cancel()
             self._hesitation = None
 
-    def _messages(self, act: Act, wire: str, text: str = "") -> Iterator[str]:
+    def _messages(self, act: Act, utterance: Utterance, text: str = "") -> Iterator[str]:
+        wire = utterance.wire
         close = json.dumps({"context_id": wire, "close_context": True})
         match act:
             case "begin":

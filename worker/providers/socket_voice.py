@@ -2,12 +2,11 @@
 
 A parked worker whose voice is lost can serve nobody: it says so and the pool replaces it. In a call the connection is made
 again (`line`), and what was asked and not heard whole is asked again, from the first missing word (`spoken`), before any
-text that came meanwhile. Text goes out as it comes from the model (`words`). Audio contexts stay open until their last word
-came: Pipecat would end one that is silent for 3 s.
+text that came meanwhile. Text goes out as it comes from the model (`words`), or by the sentence where that is asked.
 
 A provider adds what its messages look like, and calls `_sound`, `_done` and `_failed` with what it hears. Pipecat's
 private names stand here because its public ones end with the sentence: the aggregator is given at once and not by a
-parameter, words are played out before their sentence is complete, and a silent context is kept.
+parameter, and words are played out before their sentence is complete.
 """
 
 import asyncio
@@ -15,77 +14,57 @@ import itertools
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pipecat.frames.frames import EndFrame, Frame, LLMTextFrame, TTSAudioRawFrame, TTSStoppedFrame
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
-from pipecat.services.tts_service import TextAggregationMode, TTSService
+from pipecat.processors.frame_processor import FrameProcessorSetup
+from pipecat.services.settings import TTSSettings
+from pipecat.services.tts_service import TextAggregationMode
+from pipecat.utils.text.skip_tags_aggregator import SkipTagsAggregator
 from websockets.asyncio.client import ClientConnection
-from websockets.protocol import State
 
-from shared.agents import Agent
 from shared.logs import get
-from shared.metrics import Setback
-from worker.providers.interface import nothing_used, passes, stand_by
-from worker.providers.line import CONNECT_S, Failed, Line, Owner, cause_of, in_words
+from worker.providers.call_voice import PIECE_S, SAMPLE_BYTES, CallVoice
+from worker.providers.connection import Connection
+from worker.providers.languages import base_language
+from worker.providers.line import Failed, Line, Owner
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed, Utterance
 from worker.providers.words import WholeWords
 
 log = get(__name__)
 
-KEEP_OPEN_S: Final = 1.0
-"""How often open audio contexts are kept from ending; Pipecat waits 3 s for sound."""
-
-PIECE_S: Final = 0.04
-"""The transport plays sound in such pieces. What does not fill one waits for more, and is dropped after 3 s of silence: the
-sound of a lost connection is filled up, so that places in the sound stay true."""
-
 MOST_REFUSALS: Final = 2
 """How often a text may be refused, without a sound between, until it is left out: the rest of the answer is worth more."""
-SAMPLE_BYTES: Final = 2
+
 Act = Literal["begin", "text", "end", "cancel"]
 CHARACTERS: Final = frozenset({"ja", "zh", "yue"})
 """Languages whose words come as characters, without spaces between them."""
 
 
-class SocketVoice(TTSService):
-    """The voice. `on_lost` is called with what happened while the worker is parked.
+class SocketVoice(CallVoice):
+    """The voice."""
 
-    `on_word` is told each word whose sound came whole, `on_void` sound of a context that must not be played, from and to in
-    seconds since its beginning: a connection was lost in the middle of a word, and the word will come again.
-    """
-
-    def __init__(self, on_lost: Callable[[str], None], trouble: Trouble, **kwargs: Any) -> None:
-        super().__init__(
-            text_aggregation_mode=TextAggregationMode.TOKEN,
-            push_text_frames=False,
-            push_start_frame=True,
-            max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
-            **kwargs,
-        )
-        self._text_aggregator = WholeWords(self._look_again)  # type: ignore[assignment] # it is one of the base's kind
-        self._on_lost = on_lost
-        self._trouble = trouble
-        self._owner = Owner(self._dial, self._hear, self._lost, self._ask_again)
-        self._line = Line(trouble, self._owner)
-        self._listening: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._socket: ClientConnection | None = None
-        self._over = False
+    def __init__(
+        self,
+        settings: TTSSettings,
+        on_lost: Callable[[str], None],
+        trouble: Trouble | None,
+        *,
+        by_sentence: bool = False,
+    ) -> None:
+        mode = TextAggregationMode.SENTENCE if by_sentence else TextAggregationMode.TOKEN
+        super().__init__(settings, on_lost, trouble, mode=mode)
+        if by_sentence:
+            self._text_aggregator = SkipTagsAggregator([("<spell>", "</spell>")], aggregation_type=mode)
+        else:
+            self._text_aggregator = WholeWords(self._look_again)  # type: ignore[assignment] # it is one of the base's kind
+        self._by_sentence = by_sentence
+        owner = Owner(self._dial, self._hear, self._lost, self._ask_again)
+        self._connection = Connection(self, self._trouble, owner)
         self._utterances: dict[str, Utterance] = {}
-        self._contexts: dict[str, str] = {}  # of names on the wire
         self._numbers = itertools.count(1)
         self._sending = asyncio.Lock()
-        self._keeping: asyncio.TimerHandle | None = None
-        self._taken = asyncio.Event()
-        self._language = "en"
-        self.active = True
-        self.last_error = ""
-        self.limited = False
-        self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
-        self.on_used: Callable[..., None] = nothing_used
-        self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
 
     # --- what a provider adds -----------------------------------------------------------------------------------------
 
@@ -98,35 +77,20 @@ class SocketVoice(TTSService):
         """Take a message; `Failed` ends the connection."""
 
     @abstractmethod
-    def _messages(self, act: Act, wire: str, text: str = "") -> Iterable[str]:
+    def _messages(self, act: Act, utterance: Utterance, text: str = "") -> Iterable[str]:
         """Give the messages for an act: "end" when all text is there and shall be spoken, "cancel" when nothing shall be."""
 
     def _room(self) -> bool:
         """Say whether the connection takes another context now; `_ask_again` when it does again."""
         return True
 
-    # --- the worker asks ----------------------------------------------------------------------------------------------
-
-    @property
-    def serving(self) -> bool:
-        """Whether the worker is in a call: a lost connection is then made again."""
-        return self._taken.is_set()
-
-    def serve(self) -> None:
-        """Be in a call from now on."""
-        self._taken.set()
+    def _outlived(self, _utterance: Utterance) -> bool:
+        """Say whether the provider may have ended a context of which nothing is to come."""
+        return False
 
     def warm(self) -> bool:
         """Say whether the voice can speak now: its socket is open and nothing permanent was refused."""
-        return bool(self.is_usable) and self._socket is not None and self._socket.state is State.OPEN
-
-    def become(self, agent: Agent) -> None:
-        """Take the language of an agent."""
-        self._text_aggregator.set_language(agent.language)
-
-    def _look_again(self) -> None:
-        """Have the words looked at again, behind all that came: an empty token adds nothing."""
-        self.create_task(self.queue_frame(LLMTextFrame("")), "late words")
+        return bool(self.is_usable) and self._connection.open
 
     # --- Pipecat asks -------------------------------------------------------------------------------------------------
 
@@ -134,19 +98,10 @@ class SocketVoice(TTSService):
         """Set up and connect; a failure shows in `warm` and `last_error`."""
         await super().setup(setup)
         try:
-            async with asyncio.timeout(CONNECT_S):
-                socket = await self._dial()
+            await self._connection.make()
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool is told
-            log.warning("the voice is not connected", error=in_words(error))
-            return
-        self._listening = self.create_task(self._line.run(socket))
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Speak what comes, when this is the voice of the call."""
-        if not self.active and passes(frame):
-            await stand_by(self, frame, direction)
-            return
-        await super().process_frame(frame, direction)
+            self._note(error)
+            log.warning("the voice is not connected", error=self.last_error)
 
     async def stop(self, frame: EndFrame) -> None:
         """Say what there is to say, then leave."""
@@ -162,9 +117,9 @@ class SocketVoice(TTSService):
         """Speak; while there is no connection the text waits for one."""
         async with self._sending:
             utterance = self._utterances.setdefault(context_id, Utterance())
+            await self._renew(context_id, utterance)
             utterance.ask(text)
             self._trouble.wanted(time.monotonic())
-            self._keep_open()
             if self._line.up:
                 await self._say(context_id, utterance, text)
         yield None
@@ -176,6 +131,7 @@ class SocketVoice(TTSService):
             utterance = self._utterances.get(name)
             if utterance is None:
                 return
+            await self._renew(name, utterance)
             utterance.flush()
             if not utterance.wire and not utterance.unsaid:
                 await self._finish(name)
@@ -186,63 +142,33 @@ class SocketVoice(TTSService):
         """Forget what was still to be said: the caller does not want to hear it."""
         utterance = self._forget(context_id)
         if utterance is not None and utterance.wire and self._line.up:
-            await self._send("cancel", utterance.wire)
+            await self._send("cancel", utterance)
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
+    @property
+    def _line(self) -> Line:
+        return self._connection.line
+
     async def _dial(self) -> ClientConnection:
-        self._socket = None
         try:
-            self._socket = made = await self._connected()
+            made = await self._connected()
         except Exception as error:
             self._note(error)
             raise
         self.last_error, self.limited = "", False
         return made
 
-    def _note(self, error: Exception) -> None:
-        """Keep what went wrong, for `/readyz`; of a connection that cannot be made this is the only sign."""
-        self.last_error = in_words(error)
-        self.limited = cause_of(error) is Setback.LIMITED
-
-    def _move(self) -> None:
-        """Leave this connection for another one, made in the background; what is said meanwhile waits for it."""
-        old, old_line, socket = self._listening, self._line, self._socket
-        if old is None or self._over:
-            return
-        old_line.relax()
-        self._socket = None
-        self._line = Line(self._trouble, self._owner)
-        self._listening = self.create_task(self._line.run(None))
-        leaving: asyncio.Task[None] = self.create_task(self._leave(old, socket))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-
-    async def _leave(self, listening: asyncio.Task[None], socket: ClientConnection | None) -> None:
-        await self.cancel_task(listening)
-        if socket is not None:
-            await socket.close()
-
     async def _disconnect(self) -> None:
-        self._over = True
-        listening, self._listening = self._listening, None
-        socket, self._socket = self._socket, None
-        if self._keeping is not None:
-            self._keeping.cancel()
-        self._line.relax()
-        for leaving in list(self._leaving):
-            await self.cancel_task(leaving)
-        if listening is not None:
-            await self._leave(listening, socket)
+        await self._connection.close()
 
     async def _lost(self, why: str) -> bool:
-        if self._over:
+        if self._connection.over:
             return False
         if not self.serving:
             self._on_lost(why)
             await self._taken.wait()  # the pool ends this process, unless a call was on its way here
         async with self._sending:
-            self._contexts.clear()
             for name, utterance in list(self._utterances.items()):
                 if self.audio_context_available(name):
                     await self._settle(name, utterance)
@@ -253,7 +179,6 @@ class SocketVoice(TTSService):
     async def _settle(self, name: str, utterance: Utterance) -> None:
         """Take back the sound of a word that will be said again, before it is played; end what had all its words."""
         await self._fill_up(name, utterance)
-        self._contexts.pop(utterance.wire, None)
         void = utterance.lost()
         if void is not None:
             self.on_void(name, void.start_s, void.end_s)
@@ -268,7 +193,11 @@ class SocketVoice(TTSService):
 
     # --- words out ----------------------------------------------------------------------------------------------------
 
-    async def _say(self, context_id: str, utterance: Utterance, text: str) -> None:
+    def _look_again(self) -> None:
+        """Have the words looked at again, behind all that came: an empty token adds nothing."""
+        self.create_task(self.queue_frame(LLMTextFrame("")), "late words")
+
+    async def _say(self, name: str, utterance: Utterance, text: str) -> None:
         """Send a text; on a new name everything that is not said yet."""
         if not utterance.wire:
             text = utterance.unsaid
@@ -277,20 +206,20 @@ class SocketVoice(TTSService):
                 return
             if not self._room():
                 return
-            utterance.wire = f"{context_id}-{next(self._numbers)}"
-            self._contexts[utterance.wire] = context_id
-            await self._send("begin", utterance.wire)
-        await self._send("text", utterance.wire, text)
+            utterance.wire = f"{name}-{next(self._numbers)}"
+            utterance.heard_at = time.monotonic()
+            await self._send("begin", utterance)
+        await self._send("text", utterance, text)
         self.on_used(tts_characters=len(text))
         self._expect()
 
-    async def _say_rest(self, context_id: str, utterance: Utterance) -> None:
+    async def _say_rest(self, name: str, utterance: Utterance) -> None:
         """Send what has no name on the connection yet, and the end behind it."""
         utterance.awaited = True
         if not utterance.wire:
-            await self._say(context_id, utterance, "")
+            await self._say(name, utterance, "")
         if utterance.flushed and utterance.wire:
-            await self._send("end", utterance.wire)
+            await self._send("end", utterance)
             self._expect()
 
     async def _ask_again(self) -> None:
@@ -302,23 +231,30 @@ class SocketVoice(TTSService):
             if self._trouble.wanted_since is None:
                 self._trouble.works(time.monotonic())
 
-    async def _send(self, act: Act, wire: str, text: str = "") -> None:
-        for message in self._messages(act, wire, text):
+    async def _renew(self, name: str, utterance: Utterance) -> None:
+        """Give up the name of a context that may be gone."""
+        if utterance.wire and not utterance.awaited and not utterance.owed and self._outlived(utterance):
+            await self._end(name, utterance)
+
+    async def _send(self, act: Act, utterance: Utterance, text: str = "") -> None:
+        for message in self._messages(act, utterance, text):
             await self._line.send(message)
 
     # --- sound in -----------------------------------------------------------------------------------------------------
 
     def _utterance(self, wire: str) -> tuple[str, Utterance | None]:
         """Give the context a message is about; None of one that was interrupted. Something came of it, whatever it is."""
-        name = self._contexts.get(wire, "")
+        name = wire.rpartition("-")[0]
         utterance = self._utterances.get(name)
-        if utterance is not None:
-            utterance.awaited = utterance.flushed
+        if utterance is None or utterance.wire != wire:
+            return name, None
+        utterance.awaited = utterance.flushed
         return name, utterance
 
     async def _sound(self, name: str, utterance: Utterance, data: bytes) -> None:
         """Play sound that came; samples may be cut anywhere."""
-        self._trouble.works(time.monotonic())
+        utterance.heard_at = time.monotonic()
+        self._trouble.works(utterance.heard_at)
         pcm = utterance.whole_samples(data)
         await self.append_to_audio_context(name, TTSAudioRawFrame(pcm, self.sample_rate, 1, context_id=name))
         utterance.sound(len(pcm) / SAMPLE_BYTES / self.sample_rate)
@@ -326,10 +262,7 @@ class SocketVoice(TTSService):
 
     async def _done(self, name: str, utterance: Utterance) -> None:
         """Note that a context is over; what it did not say is said in the next one, unless that never works."""
-        if not utterance.flushed:
-            await self._fill_up(name, utterance)
-        self._contexts.pop(utterance.wire, None)
-        await self._words(name, utterance.ended())
+        await self._end(name, utterance)
         utterance.refusals += bool(utterance.unsaid)
         await self._finish_if_over(name, utterance)
         await self._ask_again()
@@ -342,16 +275,24 @@ class SocketVoice(TTSService):
                 utterance.refusals += bool(utterance.wire)
         return error
 
+    async def _end(self, name: str, utterance: Utterance) -> None:
+        """Leave a context for what the provider made of it."""
+        if not utterance.flushed:
+            await self._fill_up(name, utterance)
+        await self._words(name, utterance.ended())
+
     async def _words(self, name: str, words: list[Timed]) -> None:
         """Let the play-out clock and the context know which words the sound holds, and where."""
         for word in words:
             self.on_word(name, word.text, word.start_s)
         if words:
-            # Pipecat would wait for the end of the sentence, and lose its words to an interruption
-            pending = await self._aggregated_frame_sequencer.finalize(name)
-            await self._push_sequencer_frames(pending, name)
+            if (
+                not self._by_sentence
+            ):  # Pipecat would wait for the sentence's end, and lose its words to an interruption
+                pending = await self._aggregated_frame_sequencer.finalize(name)
+                await self._push_sequencer_frames(pending, name)
             times = [(word.text, word.start_s) for word in words]
-            spaced = self._language not in CHARACTERS
+            spaced = base_language(self._language) not in CHARACTERS
             await self.add_word_timestamps(times, name, None if spaced else True, pre_merge_tokens=not spaced)
 
     async def _finish_if_over(self, name: str, utterance: Utterance) -> None:
@@ -369,8 +310,6 @@ class SocketVoice(TTSService):
 
     def _forget(self, name: str) -> Utterance | None:
         utterance = self._utterances.pop(name, None)
-        if utterance is not None:
-            self._contexts.pop(utterance.wire, None)
         self._review()
         return utterance
 
@@ -380,21 +319,8 @@ class SocketVoice(TTSService):
             self._trouble.idle()
         self._expect()
 
-    # --- the clock ----------------------------------------------------------------------------------------------------
-
     def _expect(self) -> None:
         if any(utterance.awaited for utterance in self._utterances.values()):
             self._line.expect()
         else:
             self._line.relax()
-
-    def _keep_open(self) -> None:
-        if self._keeping is None:
-            self._keeping = asyncio.get_running_loop().call_later(KEEP_OPEN_S, self._kept_open)
-
-    def _kept_open(self) -> None:
-        self._keeping = None
-        for name in self._utterances:
-            self._refresh_audio_context(name)
-        if self._utterances:
-            self._keep_open()

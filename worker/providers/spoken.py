@@ -123,7 +123,7 @@ class Utterance:
         awaited: something was asked and nothing came since (of a flushed one: its end did not).
         refusals: how often it was refused as such, since sound came.
         words_sent: how many words were sent under that name, as far as its owner counts.
-        heard_at: when its last sound came, or its name on the connection was taken; for its owner.
+        heard_at: when its last sound came, or that name was taken; for its owner.
     """
 
     def __init__(self) -> None:
@@ -246,6 +246,7 @@ class Utterance:
     def _leave(self) -> None:
         self.wire = ""
         self.awaited = False
+        self.words_sent = 0
         self._reading = Reading(self.unsaid)
         self._inputs = deque([len(self._reading)] if len(self._reading) else [])
         self._sounded_to = 0
