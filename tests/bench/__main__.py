@@ -111,7 +111,9 @@ def _remarks(results: Results) -> list[str]:
     ]
     late = sum(one.frames_late for one in calls)
     silent = sum(one.upgrade_to_media is None for one in calls)
-    remarks = [f"{len(calls)} calls; the carrier itself sent {late} of their frames more than 20 ms late."] if calls else []
+    remarks = (
+        [f"{len(calls)} calls; the carrier itself sent {late} of their frames more than 20 ms late."] if calls else []
+    )
     if silent:
         remarks.append(f"{silent} calls brought no media at all.")
     failures = [*results.killed.failures, *results.stalled.failures]
