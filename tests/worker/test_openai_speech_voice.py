@@ -27,7 +27,8 @@ from shared.workers import Resource
 from tests.standins import modem
 from tests.standins.pipecat_rig import Rig, of_kind, piped
 from tests.standins.process import Standin, started
-from worker.providers.openai_tts import PIECE_S, OpenAIVoice
+from worker.providers.call_voice import PIECE_S
+from worker.providers.openai_tts import OpenAIVoice
 from worker.providers.retry import Trouble, Watcher
 
 with warnings.catch_warnings():

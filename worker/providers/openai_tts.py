@@ -21,21 +21,18 @@ from typing import Final
 
 import httpx2
 from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
-from pipecat.services.tts_service import TextAggregationMode, TTSService
 
-from shared.agents import Agent
 from shared.logs import get
 from shared.metrics import Setback
 from shared.settings import Settings
-from shared.workers import Resource
-from worker.providers.interface import nothing_used, passes, stand_by
+from worker.providers.call_voice import PIECE_S, SAMPLE_BYTES, CallVoice
 from worker.providers.languages import base_language, language_name
-from worker.providers.line import Failed, cause_of, in_words
+from worker.providers.line import Failed
 from worker.providers.openai_pieces import Pace, Piece, Pieces
 from worker.providers.openai_requests import Refusal, SpeechClient, setback_of
-from worker.providers.openai_sound import SAMPLE_BYTES, Converter
+from worker.providers.openai_sound import Converter
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed
 
@@ -44,9 +41,6 @@ log = get(__name__)
 AT_ONCE: Final = 2
 """Pieces that are asked for at the same time: the one that sounds, and the next."""
 
-PIECE_S: Final = 0.04
-"""The transport plays sound in such pieces. What does not fill one would wait for more, and be dropped after 3 s of silence."""
-
 LOOK_S: Final = 10.0
 """How often a parked worker looks whether it still has a connection. Only the second look without one counts: between them
 another was opened, if there was one to be had."""
@@ -54,9 +48,6 @@ another was opened, if there was one to be had."""
 BAD_REQUEST: Final = 400
 CUSTOM_VOICE: Final = "voice_"
 """How the names of voices of one's own begin; they are given in another way than the vendor's."""
-
-OPEN_END_S: Final = 3600.0
-"""An audio context ends when its last word came, and not when it is silent: Pipecat's limit is put out of the way."""
 
 
 class Request:
@@ -80,54 +71,23 @@ class Speech:
         self.task: asyncio.Task[None] | None = None
 
 
-class OpenAIVoice(TTSService):
-    """The voice. `on_lost` is called with what happened while the worker is parked."""
+class OpenAIVoice(CallVoice):
+    """The voice."""
 
     def __init__(self, settings: Settings, on_lost: Callable[[str], None], trouble: Trouble | None = None) -> None:
-        super().__init__(
-            text_aggregation_mode=TextAggregationMode.TOKEN,
-            push_text_frames=False,
-            push_start_frame=True,
-            stop_frame_timeout_s=OPEN_END_S,
-            max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
-            settings=TTSSettings(model=settings.openai_tts_model, voice=settings.openai_tts_voice, language=None),
-        )
-        self._on_lost = on_lost
-        self._default_voice = settings.openai_tts_voice
         self._model = settings.openai_tts_model
-        self._voice = self._default_voice
-        self._language = "en"
-        self._trouble = trouble or Trouble(Resource.TTS)
+        super().__init__(
+            TTSSettings(model=self._model, voice=settings.openai_tts_voice, language=None), on_lost, trouble
+        )
         self._client = SpeechClient(settings, self._model, self._may_ask)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._pace = Pace()
         self._speeches: dict[str, Speech] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._taken = asyncio.Event()
-        self.active = True
-        self.last_error = ""
-        self.limited = False
-        self.on_word: Callable[[str, str, float], None] = lambda _context, _word, _start_s: None
-        self.on_used: Callable[..., None] = nothing_used
-        self.on_void: Callable[[str, float, float], None] = lambda _context, _start_s, _end_s: None
-
-    @property
-    def serving(self) -> bool:
-        """Whether the worker is in a call."""
-        return self._taken.is_set()
-
-    def serve(self) -> None:
-        """Be in a call from now on."""
-        self._taken.set()
 
     def warm(self) -> bool:
         """Say whether the voice can speak now: a connection is open and idle, and nothing permanent was refused."""
         return bool(self.is_usable) and not self._trouble.refused and not self.limited and self._client.warm()
-
-    def become(self, agent: Agent) -> None:
-        """Take the voice and language of an agent, at once: they travel with each request."""
-        self._voice = agent.voice or self._default_voice
-        self._language = agent.language
 
     def can_generate_metrics(self) -> bool:
         """Say that times are measured."""
@@ -138,13 +98,6 @@ class OpenAIVoice(TTSService):
         """Say that `run_tts` only hands a text over."""
         return False
 
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Speak what comes, when this is the voice of the call."""
-        if not self.active and passes(frame):
-            await stand_by(self, frame, direction)
-            return
-        await super().process_frame(frame, direction)
-
     # --- the connection -----------------------------------------------------------------------------------------------
 
     async def setup(self, setup: FrameProcessorSetup) -> None:
@@ -152,8 +105,7 @@ class OpenAIVoice(TTSService):
         await super().setup(setup)
         error = await self._client.open()
         if error is not None:
-            self.last_error = in_words(error)
-            self.limited = cause_of(error) is Setback.LIMITED
+            self._note(error)
             if setback_of(error) is None:
                 self._trouble.refuse(self.last_error, time.monotonic())
         self._looking = self.create_task(self._look(), "looking")
