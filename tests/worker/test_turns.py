@@ -304,6 +304,17 @@ async def test_an_eager_agent_answers_what_the_ear_takes_for_almost_over() -> No
         assert of_kind(frames, LLMContextFrame) == [], "it is answered already"
 
 
+async def test_an_eager_agent_waits_for_the_voice_detector_as_well() -> None:
+    async with listening(turns=EAGER, ear_ends=True) as one:
+        await one.rig.send(EagerTranscriptionFrame("What time is it", "", ""), TurnGoesOn())
+        await one.rig.send(EagerTranscriptionFrame("What time is it in Lisbon", "", ""), TranscriptEnd())
+        assert of_kind(await one.rig.until(TranscriptEnd), LLMContextFrame) == []
+        one.silent = True
+        await one.rig.send(pause())
+        frames = await one.rig.until(LLMContextFrame)
+        assert (guesses(frames), asked(frames)) == ([True], ["What time is it in Lisbon"])
+
+
 @pytest.mark.parametrize("why", ["not eager", "not allowed", "speaks"])
 async def test_what_the_ear_takes_for_almost_over_is_not_answered_ahead(why: str) -> None:
     async with listening(turns=Turns() if why == "not eager" else EAGER, ear_ends=True) as one:

@@ -59,6 +59,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._in_turn = False
         self._ear_ends = False
         self._over = False  # such an ear says so; while the voice detector still hears the caller, it waits
+        self._almost = ""  # the same for what it takes to be the whole turn, but is not sure of
         self._said: list[str] = []
         self._guess = ""  # what the answer under way answers
 
@@ -96,12 +97,14 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
             case TurnOver():
                 self._over = self._silent()
                 await self._end_if_over()
-            case EagerTranscriptionFrame() if self._silent() and self._may_answer_ahead:
-                await self._begin_answer(" ".join(part.strip() for part in [*self._said, frame.text]))
+            case EagerTranscriptionFrame():
+                self._almost = " ".join(part.strip() for part in [*self._said, frame.text])
+                await self._answer_almost()
             case TurnGoesOn():
+                self._almost = ""
                 await self._withdraw()
             case InterimTranscriptionFrame() | SpokeOn() | VADUserStartedSpeakingFrame():
-                self._over = False
+                self._over, self._almost = False, ""
             case _:
                 pass
 
@@ -145,6 +148,11 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._guess = said
         await self.trigger_user_turn_inference_triggered(speculation=UserTurnSpeculation(text=said))
 
+    async def _answer_almost(self) -> None:
+        if self._almost and self._silent() and self._may_answer_ahead:
+            said, self._almost = self._almost, ""
+            await self._begin_answer(said)
+
     async def _end_if_over(self) -> None:
         if self._over and self._text and not self._vad_user_speaking:
             self._over = False
@@ -157,6 +165,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
             return
         self._vad_user_speaking, self._vad_stopped = False, True
         await self._end_if_over()
+        await self._answer_almost()
 
     async def _withdraw(self) -> None:
         if self._guess:
@@ -165,6 +174,6 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     async def _reset(self) -> None:
         self._said.clear()
-        self._over = False
+        self._over, self._almost = False, ""
         await super()._reset()  # type: ignore[no-untyped-call]
         await self._withdraw()
