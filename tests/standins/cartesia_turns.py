@@ -158,11 +158,11 @@ class TurnsSession:
         if self._eager and not silent_ms:
             self._eager = False
             await self._say("turn.resume")
-        if settings.stt_interim_ms and self._tried_ms >= settings.stt_interim_ms:
+        if settings.stt_interim_ms and self._tried_ms >= settings.stt_interim_ms and not self._eager:
             self._tried_ms = 0.0
             await self._update()
         if silent_ms == settings.stt_turn_eager_end_ms and not self._eager and await self._whole():
-            self._eager = True
+            self._eager, self._given = True, self._text
             await self._say("turn.eager_end", transcript=self._text)
         if silent_ms >= self._detection.end_timeout_ms or (
             silent_ms == settings.stt_turn_end_ms and await self._whole()
