@@ -145,6 +145,7 @@ class ImitatedEar:
         self._guessed = 0
         self._asked_at: list[float] = []
         self.active = True
+        self.ends_turns = False
         self.speaking = False
 
     def hear(self, pcm: bytes) -> None:

@@ -85,7 +85,7 @@ def scripts(seed: int = 7) -> list[Script]:
             made += [clean, *_softer(clean), *_under_noise(clean, rng, babble)]
     for (name, between), pause_s in itertools.product(PAUSES.items(), PAUSES_S):
         made.append(known.paused(name, between, pause_s))
-    return [*made, *_noises(rng, babble)]
+    return [*made, *_noises(rng, babble, known.backwards("remember"))]
 
 
 class _Lexicon:
@@ -113,13 +113,16 @@ class _Lexicon:
         moved = [Word(each.text, each.end_s + pause_s * (each.end_s > cut / RATE_HZ)) for each in words]
         return _script("pause", f"{name}, {pause_s} s behind its first words", np.concatenate(parts), tuple(moved))
 
+    def backwards(self, name: str) -> Samples:
+        """Give somebody who says nothing that could be understood."""
+        return _samples(audioop.ulaw2lin(self._recordings[name].ulaw, 2))[::-1]
+
     def babble(self) -> Samples:
         """Give ten seconds of many people: recordings backwards, over each other."""
         length = 10 * RATE_HZ
         mixed = np.zeros(length)
         for number, each in enumerate(self._recordings.values()):
-            backwards = _samples(audioop.ulaw2lin(each.ulaw, 2))[::-1]
-            mixed += np.roll(np.resize(backwards, length), 3000 * number)
+            mixed += np.roll(np.resize(self.backwards(each.id), length), 3000 * number)
         return _at_rms(mixed, 1.0)
 
 
@@ -145,7 +148,7 @@ def _under_noise(script: Script, rng: np.random.Generator, babble: Samples) -> I
         yield replace(script, name=f"{script.name}, {kind} {db} dB below", samples=mixed)
 
 
-def _noises(rng: np.random.Generator, babble: Samples) -> Iterator[Script]:
+def _noises(rng: np.random.Generator, babble: Samples, voice: Samples) -> Iterator[Script]:
     at = np.arange(2 * RATE_HZ) / RATE_HZ
     ring = np.sin(2 * np.pi * 440 * at) + np.sin(2 * np.pi * 480 * at)
     sounds = {
@@ -153,6 +156,8 @@ def _noises(rng: np.random.Generator, babble: Samples) -> Iterator[Script]:
         "babble": babble[:RATE_HZ],
         "someone in the background": babble[RATE_HZ : RATE_HZ + RATE_HZ // 2],
         "ringing": ring,
+        "half a second of a television": voice[: RATE_HZ // 2],
+        "a television": voice,
         "coughing": _cough(rng),
     }
     for (name, sound), dbfs in itertools.product(sounds.items(), NOISE_DBFS):
