@@ -72,6 +72,16 @@ def test_a_tool_call_in_a_turn_does_not_report_its_speech_twice() -> None:
     assert reports.made == [(Stage.STT, 1), (Stage.LLM, 1), (Stage.TTS, 1), (Stage.TOTAL, 5)]
 
 
+def test_a_backchannel_into_an_answer_is_not_where_the_next_one_is_counted_from() -> None:
+    reports = Reports()
+    reports.clock.speech_ended(0)
+    reports.clock.was_no_turn()
+    reports.clock.asked(3)  # a tool has ended
+    assert reports.clock.token(4)
+    reports.clock.audio(5)
+    assert reports.made == [(Stage.LLM, 1), (Stage.TTS, 1)]
+
+
 def test_audio_that_answers_nobody_reports_nothing() -> None:
     reports = Reports()
     reports.clock.audio(1)  # a greeting

@@ -36,6 +36,10 @@ class TurnClock:
         """The caller fell silent."""
         self._speech_ended, self._asked, self._first_token = at, None, None
 
+    def was_no_turn(self) -> None:
+        """What the caller said is not answered: it was a backchannel, or noise."""
+        self._speech_ended = None
+
     def asked(self, at: float) -> None:
         """A completion is asked for."""
         if self._speech_ended is not None and self._asked is None:

@@ -379,6 +379,7 @@ class AgentPipeline:
         self._hooks.voice(speaking, seen)
 
     def _went_on(self, said: str) -> None:
+        self._clock.was_no_turn()
         log.info("not interrupted", by="backchannel" if said else "noise")
 
     def _replied(self, at: float) -> None:
