@@ -315,6 +315,22 @@ async def test_an_eager_agent_waits_for_the_voice_detector_as_well() -> None:
         assert (guesses(frames), asked(frames)) == ([True], ["What time is it in Lisbon"])
 
 
+async def test_what_is_no_turn_is_not_answered_ahead_of_its_end() -> None:
+    async with listening(turns=EAGER, ear_ends=True) as one:
+        one.silent = True
+        await one.rig.send(pause(), *ended("What time is it?"))
+        await one.rig.until(LLMContextFrame)
+        await eventually(one.context.get_messages)
+        await one.rig.send(EagerTranscriptionFrame("Uh-huh.", "", ""), *ended("Uh-huh."), TranscriptEnd())
+        frames = await one.rig.until(TranscriptEnd)
+        frames += await one.rig.until(TranscriptEnd)
+        await one.speak()
+        await one.rig.send(TranscriptEnd())
+        frames += await one.rig.until(TranscriptEnd)
+        assert of_kind(frames, LLMContextFrame) == []
+        assert of_kind(frames, EagerEndOfTurnCancelFrame) == [], "nothing was begun that could be withdrawn"
+
+
 @pytest.mark.parametrize("why", ["not eager", "not allowed", "speaks"])
 async def test_what_the_ear_takes_for_almost_over_is_not_answered_ahead(why: str) -> None:
     async with listening(turns=Turns() if why == "not eager" else EAGER, ear_ends=True) as one:
