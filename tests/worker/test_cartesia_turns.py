@@ -164,6 +164,18 @@ async def test_a_pause_within_a_sentence_ends_nothing(cartesia: Standin) -> None
         assert said(frames) == [BOOK]
 
 
+async def test_the_silence_that_ends_a_turn_is_sent_as_it_comes(cartesia: Standin) -> None:
+    first, _ = halves("book")
+    async with calling(cartesia) as one:
+        one.sound(silence(0.02))
+        assert not one.ear._outgoing.is_set(), "in pieces as the vendor advises"
+        one.say(first, then_s=0.02)
+        await one.rig.until(InterimTranscriptionFrame)
+        await eventually(lambda: one.ear._unheard.waiting_s == 0)
+        one.sound(silence(0.02))
+        await eventually(lambda: one.ear._unheard.waiting_s == 0)
+
+
 async def test_what_was_said_while_it_connects_is_understood(cartesia: Standin) -> None:
     await cartesia.control(connect_ms=200)
     async with calling(cartesia, opened=False) as one:

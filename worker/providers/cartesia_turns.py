@@ -108,6 +108,12 @@ class CartesiaTurnsEar(CartesiaEar):
         self._patience_s = min(MOST_PATIENCE_S, max(LEAST_PATIENCE_S, patience_s))
         await super().open(agent)
 
+    def hear(self, pcm: bytes) -> None:
+        """Take a piece of the caller's audio; what the server needs to find the end goes out at once, not in the usual pieces."""
+        super().hear(pcm)
+        if self._unheard.turns:
+            self._outgoing.set()
+
     def speech_began(self) -> None:
         """Note that the caller speaks."""
         super().speech_began()
