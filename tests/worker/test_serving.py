@@ -1005,6 +1005,23 @@ async def test_the_mark_of_a_predecessors_greeting_proves_it_heard() -> None:
         assert (entry.kind, entry.text, entry.key) == ("heard", HELLO, "0:1")
 
 
+async def test_a_greeting_in_which_the_predecessor_halted_goes_on_from_a_little_before() -> None:
+    whole = CLIPS["greeting"].clip.audio
+    halted = len(whole) // 2
+    begun = Greeting(HELLO, "0:1", time.time() - 9.0, sent=False, halted=halted)
+    memory = Memory(messages=({"role": "assistant", "content": HELLO},), greeting=begun, pending=(Mark("0:1", HELLO),))
+    async with call(recordings=CLIPS, after=After(resume(), memory)) as made:
+        assert (await made.receive("mark"))["mark"]["name"] == "0:1"
+        media = [each["media"]["payload"] for each in made.messages if each["event"] == "media"]
+        sent = b"".join(base64.b64decode(payload) for payload in media)
+        assert whole.endswith(sent)
+        assert 0 <= len(sent) - (len(whole) - halted) < 1600, "a piece at most is heard twice"
+        assert made.pipeline.output.playout.sent_bytes == len(whole)
+        made.pipeline.context = [HELLO]
+        made.pipeline.output.interrupt()
+        assert made.pipeline.context[0].endswith("…")
+
+
 @pytest.mark.parametrize("more", [0, 1600], ids=["the burst", "and a piece"])
 async def test_the_rest_of_a_long_greeting_follows_with_its_mark(more: int) -> None:
     """The predecessor had sent the burst of 5 s at once, and some of what follows it."""
