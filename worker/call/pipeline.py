@@ -119,7 +119,9 @@ class AgentPipeline:
         self._voices = chosen.voices(
             settings, kit.agents, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
         )
-        self._choose(Agent())
+        for agent in reversed(kit.agents or (Agent(),)):
+            self._choose(agent)
+            self.voice.become(agent)  # connects as the first that it serves
         self.listener = Listener(models, self.input.conclude, self._voice)
         self.llm = WarmOpenAILLM(settings, self.troubles.of(Resource.LLM))
         self.context = LLMContext()
