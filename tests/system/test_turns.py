@@ -158,13 +158,13 @@ async def test_who_goes_on_speaking_after_a_backchannel_interrupts(stack: Stack,
     await ended(call)
 
 
-async def test_a_yes_at_the_very_end_of_a_question_is_its_answer(stack: Stack, carrier: Carrier) -> None:
+async def test_an_okay_at_the_very_end_of_a_question_is_its_answer(stack: Stack, carrier: Carrier) -> None:
     call = await carrier.dial()
     await answering(stack, call, QUESTION, "or")
     await call.hears(lambda heard: "the blue" in text(heard))
-    await call.say(recording("yes"))
+    await call.say(recording("okay"))
     await call.hears(lambda heard: "said:" in text(heard))
-    assert (await asked(stack))[-1][-1] == {"role": "user", "content": "Yes."}
+    assert (await asked(stack))[-1][-1] == {"role": "user", "content": "Okay."}
     await ended(call)
 
 

@@ -110,12 +110,12 @@ def test_words_that_come_too_late_still_interrupt_and_a_late_backchannel_does_no
 
 
 def test_a_backchannel_while_the_agent_is_silent_is_an_answer() -> None:
-    assert BargeIn().words("Yes.", final=True, left_s=0.0) is BEGIN
+    assert BargeIn().words("Okay.", final=True, left_s=0.0) is BEGIN
 
 
 def test_who_speaks_into_the_last_moments_of_an_answer_answers_it() -> None:
-    assert halted(left_s=CLOSING_S).words("Yes.", final=False, left_s=CLOSING_S) is BEGIN
-    assert halted(left_s=CLOSING_S + 0.1).words("Yes.", final=False, left_s=0.0) is NOTHING
+    assert halted(left_s=CLOSING_S).words("Okay.", final=False, left_s=CLOSING_S) is BEGIN
+    assert halted(left_s=CLOSING_S + 0.1).words("Okay.", final=False, left_s=0.0) is NOTHING
     rules = halted(left_s=0.1)
     rules.voice_ended(0.3, 0.1)
     assert rules.no_more_words(0.1) is PROCEED, "a cough is no answer"
@@ -124,7 +124,7 @@ def test_who_speaks_into_the_last_moments_of_an_answer_answers_it() -> None:
 def test_any_word_is_a_sign_of_life_for_an_agent_that_asks_for_one() -> None:
     rules = BargeIn()
     assert rules.voice_began(0.0, MORE, asked=True) is HALT
-    assert rules.words("Yes.", final=False, left_s=MORE) is BEGIN
+    assert rules.words("Mhm.", final=False, left_s=MORE) is BEGIN
 
 
 def test_an_agent_that_halts_for_nothing_again_and_again_waits_for_words_until_somebody_speaks() -> None:
@@ -207,8 +207,8 @@ def test_noise_over_an_agent_that_has_ended_meanwhile_is_no_turn() -> None:
     ("language", "text"),
     [
         ("en", "Uh-huh."), ("en", "Mm-hmmm"), ("en", "Yeah, okay. All right!"), ("en", "I see"), ("en-GB", "Hmm..."),
-        ("pt-BR", "Aham, tá bom."), ("pt", "É, entendi."), ("es", "Sí, de acuerdo"), ("es", "Ajá"), ("de", "Ach so, genau."),
-        ("fr", "D\u2019accord."), ("fr", "Ouais, tre\u0300s bien"), ("it", "Va bene"), ("nl", "Oké"), ("ja", "Mhm"),
+        ("pt-BR", "Aham, tá bom."), ("pt", "É, entendi."), ("es", "Vale, entiendo"), ("es", "Ajá"), ("de", "Ach so, genau."),
+        ("fr", "Entendu."), ("fr", "Ouais, tre\u0300s bien"), ("it", "Va bene"), ("nl", "Oké"), ("ja", "Mhm"),
     ],
 )  # fmt: skip
 def test_backchannels_of_a_language_are_known_however_they_are_written(language: str, text: str) -> None:
@@ -216,7 +216,7 @@ def test_backchannels_of_a_language_are_known_however_they_are_written(language:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("No.", 1), ("I see a problem", 2), ("all of it", 3), ("", 0), ("…", 0), ("Yes but no", 2)]
+    ("text", "count"), [("No.", 1), ("I see a problem", 2), ("all of it", 3), ("", 0), ("…", 0), ("Yes but no", 3)]
 )
 def test_other_words_are_counted(text: str, count: int) -> None:
     assert Backchannels("en").other_words(text) == count

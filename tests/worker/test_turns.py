@@ -337,3 +337,19 @@ async def test_what_the_ear_takes_for_almost_over_is_not_answered_ahead(why: str
         one.may_guess, one.silent = why != "not allowed", why != "speaks"
         await one.rig.send(EagerTranscriptionFrame("What time is it", "", ""), TurnGoesOn())
         assert of_kind(await one.rig.until(TurnGoesOn), LLMContextFrame) == []
+
+
+@pytest.mark.parametrize("backchannel", [False, True])
+async def test_words_from_before_a_turn_are_words_of_it_unless_they_were_a_backchannel(backchannel: bool) -> None:  # noqa: FBT001
+    """Over an agent that speaks a voice becomes a turn later than its first words: when it lasts, or has said enough."""
+    async with listening(turns=Turns()) as one:
+        await one.fall_silent("Hello.")
+        await one.rig.send(pause())
+        await one.rig.until(UserStoppedSpeakingFrame)
+        await one.rig.send(TranscriptionFrame("yeah", "", ""), TranscriptEnd())
+        await one.rig.until(TranscriptEnd)
+        if backchannel:
+            one.end.forget()
+        await one.speak()
+        await eventually(lambda: one.end._in_turn)
+        assert (one.end._text, one.end._said) == (("", []) if backchannel else ("yeah", ["yeah"]))

@@ -11,14 +11,16 @@ _SOUNDS: Final = "m|mm|mhm|mm hm|mm hmm|m hm|hm|hmm|uh huh|uhhuh|uh|um|ah|oh|ok|
 """What listeners say in most languages, as ears write it."""
 
 _WORDS: Final = {
-    "de": "ja|genau|gut|klar|richtig|stimmt|aha|ach so|alles klar|na gut|verstehe",
-    "en": "yeah|yes|yep|yup|right|sure|alright|all right|i see|got it|of course|good|great|fine|cool|exactly|er|aha",
-    "es": "ajá|aja|ajam|sí|si|claro|vale|ya|bueno|bien|eso|exacto|entiendo|de acuerdo|muy bien|está bien",
-    "fr": "oui|ouais|d'accord|bien|très bien|voilà|je vois|entendu|euh|hein",
-    "it": "sì|si|certo|va bene|bene|capito|esatto|ecco",
-    "nl": "ja|oké|oke|goed|precies|klopt|juist",
-    "pt": "aham|uhum|hum|hã|é|sim|tá|tá bom|tá certo|tudo bem|tudo certo|certo|entendi|sei|isso|claro|beleza|pois é|bom",
+    "de": "genau|gut|aha|ach so|alles klar|na gut|verstehe",
+    "en": "yeah|right|alright|all right|i see|got it|good|great|cool|er|aha",
+    "es": "ajá|aja|ajam|vale|ya|bueno|bien|eso|entiendo|muy bien|está bien",
+    "fr": "ouais|bien|très bien|voilà|je vois|entendu|euh|hein",
+    "it": "va bene|bene|capito|ecco",
+    "nl": "oké|oke|goed|juist",
+    "pt": "aham|uhum|hum|hã|é|tá|tá bom|tá certo|tudo bem|tudo certo|certo|entendi|sei|isso|beleza|pois é|bom",
 }
+
+"""A plain "yes" is none of them: it is an answer wherever it is said. Who wants it to be one names it."""
 
 _LONG: Final = re.compile(r"(.)\1{2,}")
 _SIGNS: Final = re.compile(r"[^\w']+")

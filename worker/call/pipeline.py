@@ -117,7 +117,10 @@ class AgentPipeline:
         self.troubles = Troubles()
         self._ears = chosen.ears(settings, kit.agents, self.troubles.of(Resource.STT))
         self._voices = chosen.voices(
-            settings, kit.agents, lambda why: hooks.provider_lost(Resource.TTS, why), self.troubles.of(Resource.TTS)
+            settings,
+            kit.agents,
+            lambda why: hooks.provider_lost(Resource.TTS, why),
+            lambda: self.troubles.of(Resource.TTS),
         )
         for agent in reversed(kit.agents or (Agent(),)):
             self._choose(agent)
@@ -218,6 +221,7 @@ class AgentPipeline:
         """Have the ear and the voice of an agent work, and the others stand by."""
         self.ear = self._ears[chosen.ear_of(self._settings, agent)]
         self.voice = self._voices[chosen.voice_of(self._settings, agent)]
+        self.troubles.watch(self.voice.trouble)
         for ear in self._ears.values():
             ear.active = ear is self.ear
         for voice in self._voices.values():
@@ -381,6 +385,7 @@ class AgentPipeline:
         self._hooks.voice(speaking, seen)
 
     def _went_on(self, said: str) -> None:
+        self._turn_end.forget()
         self._clock.was_no_turn()
         log.info("not interrupted", by="backchannel" if said else "noise")
 

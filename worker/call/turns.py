@@ -110,11 +110,16 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     async def handle_user_turn_started(self) -> None:
         """Begin a turn. What was concluded of a voice that is over holds: it was no turn only because its words came later."""
-        complete, stopped = self._turn_complete, self._vad_stopped
+        complete, stopped, text, said = self._turn_complete, self._vad_stopped, self._text, [*self._said]
         await super().handle_user_turn_started()  # type: ignore[no-untyped-call]
-        self._in_turn = True
+        self._in_turn, self._text, self._said = True, text, said
         if not self._vad_user_speaking:
             self._turn_complete, self._vad_stopped = complete, stopped
+
+    def forget(self) -> None:
+        """Drop words that were no turn: a backchannel."""
+        self._text = ""
+        self._said.clear()
 
     async def handle_user_turn_stopped(self) -> None:
         """End a turn: what is heard until the next one begins is none, and not answered."""
