@@ -86,9 +86,15 @@ class Troubles:
         self._timer: asyncio.TimerHandle | None = None
 
     def of(self, provider: Resource) -> Trouble:
-        """Make the record of a provider."""
-        trouble = self._troubles[provider] = Trouble(provider, Watcher(self._retried, self._changed))
+        """Make the record of a provider, and watch it."""
+        trouble = Trouble(provider, Watcher(self._retried, self._changed))
+        self.watch(trouble)
         return trouble
+
+    def watch(self, trouble: Trouble) -> None:
+        """Watch this record in place of another one of its kind: of several voices the caller hears one."""
+        self._troubles[trouble.provider] = trouble
+        self._look()
 
     def attach(self, call: CallSide) -> None:
         """Serve a call from now on."""
@@ -96,12 +102,16 @@ class Troubles:
         self._look()
 
     def _retried(self, trouble: Trouble, cause: Setback) -> None:
+        if self._troubles[trouble.provider] is not trouble:
+            return
         if self._call is not None:
             self._call.retried(trouble.provider, cause)
         if trouble.provider not in self._known:
             log.warning("provider in trouble", provider=trouble.provider, cause=cause)
 
     def _changed(self, trouble: Trouble) -> None:
+        if self._troubles[trouble.provider] is not trouble:
+            return
         if trouble.refused and not self._over:
             log.error("provider refused", provider=trouble.provider, why=trouble.refused)
         if trouble.since is not None:

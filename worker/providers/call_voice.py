@@ -13,11 +13,14 @@ from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TextAggregationMode, TTSService
 
 from shared.agents import Agent
+from shared.logs import get
 from shared.metrics import Setback
 from shared.workers import Resource
 from worker.providers.interface import nothing_used, passes, stand_by
 from worker.providers.line import cause_of, in_words
 from worker.providers.retry import Trouble
+
+log = get(__name__)
 
 OPEN_END_S: Final = 3600.0
 """An audio context ends when its last word came, and not when it is silent: Pipecat's limit of 3 s is put out of the way."""
@@ -30,7 +33,7 @@ SAMPLE_BYTES: Final = 2
 
 
 class CallVoice(TTSService):
-    """The voice. `on_lost` is called with what happened while the worker is parked.
+    """The voice. `on_lost` is called with what happened while the worker is parked, if this is the voice it parks with.
 
     `on_word` is told each word whose sound came whole, `on_void` sound of a context that must not be played, from and to in
     seconds since its beginning: a connection was lost in the middle of a word, and the word will come again.
@@ -54,7 +57,7 @@ class CallVoice(TTSService):
             max_consecutive_zero_audio_contexts=0,  # three silent ones would make it unusable for good
         )
         self._on_lost = on_lost
-        self._trouble = trouble or Trouble(Resource.TTS)
+        self.trouble = self._trouble = trouble or Trouble(Resource.TTS)
         self._default_voice = self._voice = str(settings.voice)
         self._language = "en"
         self._taken = asyncio.Event()
@@ -91,6 +94,13 @@ class CallVoice(TTSService):
         """Keep the last error, for `/readyz`."""
         self.last_error = error_msg
         await super().push_error(error_msg, exception=exception, **kwargs)
+
+    def _gone(self, why: str) -> None:
+        """Say that it was lost while parked. Of another voice than the active one only its own agents need know."""
+        if self.active:
+            self._on_lost(why)
+        else:
+            log.warning("another voice is lost", voice=type(self).__name__, error=why)
 
     def _note(self, error: Exception) -> None:
         """Keep what went wrong, for `/readyz`; of a connection that cannot be made this is the only sign."""

@@ -47,11 +47,14 @@ def ears(settings: Settings, agents: Iterable[Agent], trouble: Trouble) -> dict[
 
 
 def voices(
-    settings: Settings, agents: Iterable[Agent], on_lost: Callable[[str], None], trouble: Trouble
+    settings: Settings, agents: Iterable[Agent], on_lost: Callable[[str], None], trouble: Callable[[], Trouble]
 ) -> dict[str, Voice]:
-    """Make every voice that one of the agents has, by name. `on_lost` is called when one is lost while parked."""
+    """Make every voice that one of the agents has, by name, with a trouble each: one that fails is no trouble of the others.
+
+    `on_lost` is called when the active one is lost while parked.
+    """
     names = sorted({settings.tts_provider, *(voice_of(settings, agent) for agent in agents)})
-    return {name: _class(VOICES[name])(settings, on_lost, trouble) for name in names}
+    return {name: _class(VOICES[name])(settings, on_lost, trouble()) for name in names}
 
 
 def processors(services: Mapping[str, Ear] | Mapping[str, Voice]) -> list[FrameProcessor]:

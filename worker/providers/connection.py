@@ -79,6 +79,11 @@ class Connection:
             socket = await held.dial()
         held.task = self._service.create_task(held.line.run(socket), "listening")
 
+    def try_again(self) -> None:
+        """Connect after all, in the background, and keep it; nothing where there is a line that does."""
+        if not self.kept and not self.over:
+            self._held.task = self._service.create_task(self._held.line.run(None), "listening")
+
     def move(self) -> None:
         """Leave for another connection, made in the background; without one do nothing."""
         if not self.kept or self.over:

@@ -155,8 +155,7 @@ class ElevenLabsVoice(SocketVoice):
         """Set up, connect, and keep the connection."""
         await super().setup(setup)
         self._proving = False
-        if self._connection.kept:
-            self._keeper = self.create_task(self._keep_alive())
+        self._keeper = self.create_task(self._keep_alive())
 
     async def _disconnect(self) -> None:
         keeper, self._keeper = self._keeper, None

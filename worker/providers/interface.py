@@ -12,6 +12,7 @@ from pipecat.frames.frames import CancelFrame, ControlFrame, EndFrame, Frame, St
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from shared.agents import Agent
+from worker.providers.retry import Trouble
 
 
 @dataclass
@@ -80,10 +81,12 @@ class Voice(Protocol):
 
     `on_word` is told each word whose sound came (context, word, seconds since the beginning of its context), `on_void` sound
     of a context that must not be played (context, from, to), `on_used` `tts_characters`. `last_error` says why it could not
-    connect, `limited` whether that was a limit of the plan.
+    connect, `limited` whether that was a limit of the plan, `trouble` how it does. One that is lost while parked, or could
+    not connect, and is not the active one, stays so until it is: then it connects.
     """
 
     active: bool
+    trouble: Trouble
     last_error: str
     limited: bool
     on_word: Callable[[str, str, float], None]

@@ -130,7 +130,7 @@ class OpenAIVoice(CallVoice):
             if self.warm():
                 missed = False
             elif missed:
-                self._on_lost(self.last_error or "the voice provider cannot be reached")
+                self._gone(self.last_error or "the voice provider cannot be reached")
                 return
             else:
                 missed = True

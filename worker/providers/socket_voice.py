@@ -23,6 +23,7 @@ from pipecat.services.tts_service import TextAggregationMode
 from pipecat.utils.text.skip_tags_aggregator import SkipTagsAggregator
 from websockets.asyncio.client import ClientConnection
 
+from shared.agents import Agent
 from shared.logs import get
 from worker.providers.call_voice import PIECE_S, SAMPLE_BYTES, CallVoice
 from worker.providers.connection import Connection
@@ -65,6 +66,8 @@ class SocketVoice(CallVoice):
         self._utterances: dict[str, Utterance] = {}
         self._numbers = itertools.count(1)
         self._sending = asyncio.Lock()
+        self._was_set_up = False
+        self._chosen = asyncio.Event()  # for a call
 
     # --- what a provider adds -----------------------------------------------------------------------------------------
 
@@ -101,7 +104,15 @@ class SocketVoice(CallVoice):
             await self._connection.make()
         except Exception as error:  # noqa: BLE001 - whatever it was, the pool is told
             self._note(error)
-            log.warning("the voice is not connected", error=self.last_error)
+            log.warning("the voice is not connected", voice=type(self).__name__, error=self.last_error)
+        self._was_set_up = True
+
+    def become(self, agent: Agent) -> None:
+        """Take the voice and language of an agent, and connect if that was in vain, or lost, before anybody needed it."""
+        super().become(agent)
+        if self._was_set_up:
+            self._chosen.set()
+            self._connection.try_again()
 
     async def stop(self, frame: EndFrame) -> None:
         """Say what there is to say, then leave."""
@@ -166,8 +177,8 @@ class SocketVoice(CallVoice):
         if self._connection.over:
             return False
         if not self.serving:
-            self._on_lost(why)
-            await self._taken.wait()  # the pool ends this process, unless a call was on its way here
+            self._gone(why)
+            await (self._taken if self.active else self._chosen).wait()  # or the pool ends this process
         async with self._sending:
             for name, utterance in list(self._utterances.items()):
                 if self.audio_context_available(name):
