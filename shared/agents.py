@@ -25,6 +25,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     with or without a region (`en`, `pt-BR`). `greeting` is what the greeting clip says, or what the voice says when there is
     no clip; `greeting_clip` names a clip of `audio_assets/manifest.toml` or a file, empty for the setting
     `GREETING_AUDIO_CLIP`. `voice` is the provider's voice id, empty for the setting.
+    `stt` and `tts` name who hears and who speaks (`SPEECH_PROVIDERS`), `model` is what it thinks with; empty for the settings.
     `still_there` is what a silent caller is asked, empty for the usual question in the agent's language.
     `looking` is what a caller hears whose tool takes long, empty for the usual words.
     `turns` is how it takes turns with its caller (`shared.turns`).

@@ -15,6 +15,7 @@ import msgspec
 from shared.agents import DEFAULT_AGENT, Agent, Agents, McpServer
 from shared.agents_rules import NAME, Problem, agent_problems, meant, server_problems, short, together
 from shared.errors import SettingsError, system_words
+from shared.turns import Turns
 
 MAX_FILE_BYTES: Final = 1 << 20
 """Of the agents file and of each prompt file: far above any real one."""
@@ -171,6 +172,9 @@ class _Reading:
                     "is what the table is called" if field == "name" else f"there is no such field{meant(field, known)}"
                 )
                 self._problems.append(f"{who}: {short(field)}: {words}")
+                continue
+            if isinstance(value, dict) and known[field] is Turns:
+                values[field] = self._read(f"{who}: {field}", value, Turns)
                 continue
             try:
                 values[field] = msgspec.convert(_without_dates(value), known[field])

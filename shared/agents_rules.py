@@ -22,6 +22,7 @@ E164: Final = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 LANGUAGE: Final = re.compile(r"[a-z]{2}(-[A-Z]{2})?", re.ASCII)
 CALENDAR: Final = re.compile(r"[\w .-]{1,64}")
+MODEL: Final = re.compile(r"[!-~]+", re.ASCII)
 DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 TURN_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
@@ -63,6 +64,7 @@ def agent_problems(agent: Agent) -> Iterator[Problem]:
     for field in ("stt", "tts"):
         if getattr(agent, field) and getattr(agent, field) not in SPEECH_PROVIDERS:
             yield field, f"{short(getattr(agent, field))} is none of {', '.join(SPEECH_PROVIDERS)}"
+    yield from _unlike("model", filter(None, (agent.model,)), MODEL, "is no name of a model")
     yield from _turn_problems(agent.turns)
     yield from _hours_problems(agent)
     size = len(msgspec.json.encode(agent))

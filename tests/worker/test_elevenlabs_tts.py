@@ -401,3 +401,35 @@ async def test_a_voice_that_stands_by_lets_everything_pass(vendor: Standin) -> N
         assert [frame.text for frame in of_kind(frames, LLMTextFrame)] == ["Not mine."]
         assert not await logged(vendor, "tts_text")
         assert not caller.voice.warm()
+
+
+@pytest.mark.parametrize("fault", [{"refuse_status": 503, "refuse_next": 1}, {"refuse_status": 429, "refuse_next": 1}])
+async def test_a_voice_that_could_not_connect_while_nobody_needed_it_does_when_somebody_does(
+    vendor: Standin, fault: dict[str, Any]
+) -> None:
+    caller = Caller(vendor)
+    caller.voice.active = False
+    await vendor.control(**fault)
+    async with piped(caller.voice) as rig:
+        assert not caller.voice.warm()
+        caller.voice.active = True
+        caller.voice.become(Agent(voice="clinic-voice"))
+        caller.voice.serve()
+        assert await caller.hears(rig, TTSSpeakFrame("Good day to you.")) == "Good day to you."
+        assert {entry["voice"] for entry in await logged(vendor, "tts_text")} == {"clinic-voice"}
+
+
+async def test_a_voice_that_is_lost_while_others_are_parked_with_costs_no_worker_and_comes_back_for_its_agents(
+    vendor: Standin,
+) -> None:
+    caller = Caller(vendor)
+    caller.voice.active = False
+    async with piped(caller.voice) as rig:
+        await vendor.control(drop_all="tts")
+        await eventually(lambda: not caller.voice.warm())
+        caller.voice.active = True
+        caller.voice.become(Agent())
+        await eventually(caller.voice.warm)
+        caller.voice.serve()
+        assert await caller.hears(rig, TTSSpeakFrame("Good day to you.")) == "Good day to you."
+    assert caller.lost == []

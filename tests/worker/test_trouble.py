@@ -104,3 +104,15 @@ async def test_the_end_comes_by_itself_and_once() -> None:
     await eventually(lambda: "give up" in side.said)
     mind.setback(Setback.SILENT, time.monotonic(), 0.5)
     assert side.said == ["llm silent", "bridge", "give up", "llm silent"]
+
+
+async def test_a_voice_that_the_caller_does_not_hear_is_no_trouble_of_the_call() -> None:
+    troubles = Troubles()
+    heard, side = troubles.of(Resource.TTS), Side(troubles)
+    other = troubles.of(Resource.TTS)
+    troubles.watch(heard)
+    other.refuse("401", time.monotonic())
+    other.setback(Setback.LOST, time.monotonic(), 0.5)
+    assert side.said == []
+    troubles.watch(other)
+    assert side.said == ["give up"]
