@@ -139,6 +139,11 @@ WRONG = {
     "CARTESIA_STT_URL": ["https://api.cartesia.ai", "api.cartesia.ai"],
     "STT_PROVIDER": ["whisper"],
     "TTS_PROVIDER": ["espeak"],
+    "ELEVENLABS_URL": ["api.elevenlabs.io", "wss://api.elevenlabs.io"],
+    "CARTESIA_TTS_BUFFER_MS": ["-1", "5001", "soon"],
+    "OPENAI_PROMPT_CACHE": ["sometimes"],
+    "OPENAI_CACHE_WARMUP": ["perhaps"],
+    "EAGER_TOOL_LOADING": ["maybe"],
     "TTS_MAX_CONNECTIONS": ["-1", "many"],
     "STT_MAX_CONNECTIONS": ["-1"],
     "SUPABASE_URL": ["db.example.com"],
@@ -306,3 +311,18 @@ def test_a_zygote_needs_what_a_pool_needs_and_a_tool_host_nothing(environment: E
     assert environment.problems(Process.TOOL_HOST, {}) == []
     assert environment.problems(Process.ZYGOTE, {}) == [f"{name}: missing" for name in POOL]
     assert environment.problems(Process.ZYGOTE, {**POOL, "SUPABASE_URL": "https://db.example.com"}) == []
+
+
+@pytest.mark.parametrize(
+    ("ear", "voice", "missing"),
+    [
+        ("elevenlabs", "cartesia", ["ELEVENLABS_API_KEY", "CARTESIA_API_KEY", "CARTESIA_VOICE_ID"]),
+        ("openai", "elevenlabs", ["ELEVENLABS_API_KEY", "ELEVENLABS_VOICE_ID"]),
+        ("openai", "openai", []),
+    ],
+)
+def test_a_pool_needs_the_keys_of_the_providers_that_were_chosen(
+    environment: Environment, ear: str, voice: str, missing: list[str]
+) -> None:
+    chosen = {"OPENAI_API_KEY": "openai-secret", "STT_PROVIDER": ear, "TTS_PROVIDER": voice}
+    assert environment.problems(Process.POOL, chosen) == [f"{name}: missing" for name in missing]

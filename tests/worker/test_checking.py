@@ -115,3 +115,21 @@ def test_agents_whose_callers_cannot_be_told_are_named_in_the_log(folder: Path) 
     [line] = lines
     assert (line["log_level"], line["agents"]) == ("warning", ["recepcao"])
     assert "RECORDING_CLIP" in line["event"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "missing"),
+    [
+        ('stt = "elevenlabs"', ["ELEVENLABS_API_KEY"]),
+        ('tts = "elevenlabs"', ["ELEVENLABS_API_KEY", "ELEVENLABS_VOICE_ID"]),
+        ('tts = "elevenlabs"\nvoice = "v"', ["ELEVENLABS_API_KEY"]),
+        ('stt = "cartesia"\ntts = "openai"', ["CARTESIA_API_KEY", "OPENAI_API_KEY"]),
+    ],
+)
+def test_what_is_missing_for_the_providers_of_one_agent_is_named_with_it(
+    tmp_path: Path, agent: str, missing: list[str]
+) -> None:
+    file = tmp_path / "agents.toml"
+    file.write_text(f'[agents.clinic]\nnumbers = ["+15551234567"]\n{agent}\n')
+    settings = Settings(_env_file=None, agents_file=file)
+    assert problems(settings) == [f"{name}: missing for agent clinic" for name in missing]
