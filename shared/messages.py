@@ -262,9 +262,13 @@ ToWorker = Prepare | Remember | Bind | Customer | Retire | ToolLine | EndStored
 
 
 class Ready(Message, frozen=True):
-    """Worker to pool, with the file its stack is appended to (at a crash and at `STACK_SIGNAL`): the self-check passed."""
+    """Worker to pool, with the file its stack is appended to (at a crash and at `STACK_SIGNAL`): the self-check passed.
+
+    `problems`: what keeps it from serving some of the agents, though not the default one.
+    """
 
     build_s: float
+    problems: tuple[Problem, ...] = ()
 
 
 class WarmFailed(Message, frozen=True):

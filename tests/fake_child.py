@@ -38,6 +38,7 @@ from shared.messages import (
     FirstMedia,
     Observed,
     Prepare,
+    Problem,
     ProviderLost,
     Ready,
     Remember,
@@ -56,6 +57,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the next workers do; `fail` is a resource, `die` and `hang` are about the warm-up."""
 
     warm_ms: float = 5.0
+    away: str = ""  # what another agent than the default one would need
     fail: str = ""
     die: bool = False
     hang: bool = False
@@ -139,7 +141,8 @@ class _Life:
         if self._script.fail:
             self._channel.send(WarmFailed(resource=self._script.fail, detail="as told", traceback="Traceback: as told"))
             return
-        self._channel.send(Ready(build_s=0.001), open_stacks())
+        away = (Problem(resource=self._script.away, detail="as told"),) if self._script.away else ()
+        self._channel.send(Ready(build_s=0.001, problems=away), open_stacks())
         self._go(self._beat())
         if self._script.lose_provider_after_ms:
             await asyncio.sleep(self._script.lose_provider_after_ms / 1000)

@@ -410,6 +410,19 @@ async def test_a_socket_left_by_a_killed_pool_is_taken_over(tmp_path: Path) -> N
     assert not pool.socket.exists()
 
 
+async def test_a_provider_that_only_some_agents_have_is_named_in_readyz_while_it_is_away(tmp_path: Path) -> None:
+    async with running_pool(tmp_path, said=Script(away="tts elevenlabs", lose_provider_after_ms=300)) as pool:
+        router = await pool.router()
+        await router.ready(2)
+        status, text = await pool.get("/readyz")
+        assert status == 200
+        said = [(each["resource"], each["detail"]) for each in json.loads(text)["problems"]]
+        assert ("tts elevenlabs", "as told") in said
+        pool.tell(Script())
+        while json.loads((await pool.get("/readyz"))[1])["problems"]:
+            pass
+
+
 async def test_a_provider_that_is_down_is_named_in_readyz_and_the_pool_recovers_by_itself(tmp_path: Path) -> None:
     async with running_pool(tmp_path, said=Script(fail="tts")) as pool:
         router = await pool.router()

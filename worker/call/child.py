@@ -195,7 +195,8 @@ class _Child:
             self._tell(WarmFailed(resource=resource, detail=str(error), traceback=trace, limited=limited))
             return
         self._tell(Beat(warm=self._pipeline.warm(), lag_s=0.0))
-        self._channel.send(Ready(build_s=time.monotonic() - self._forked_at), open_stacks())
+        ready = Ready(build_s=time.monotonic() - self._forked_at, problems=chosen.away(self._pipeline.voices))
+        self._channel.send(ready, open_stacks())
         beats = asyncio.create_task(self._beat())
         await self._leave.wait()
         beats.cancel()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from loguru import logger as pipecat_log
@@ -116,12 +117,8 @@ class AgentPipeline:
         self.output = Output()
         self.troubles = Troubles()
         self._ears = chosen.ears(settings, kit.agents, self.troubles.of(Resource.STT))
-        self._voices = chosen.voices(
-            settings,
-            kit.agents,
-            lambda why: hooks.provider_lost(Resource.TTS, why),
-            lambda: self.troubles.of(Resource.TTS),
-        )
+        lost, trouble = partial(hooks.provider_lost, Resource.TTS), partial(self.troubles.of, Resource.TTS)
+        self.voices = chosen.voices(settings, kit.agents, lost, trouble)
         for agent in reversed(kit.agents or (Agent(),)):
             self._choose(agent)
             self.voice.become(agent)  # connects as the first that it serves
@@ -153,7 +150,7 @@ class AgentPipeline:
         self.llm.on_used = scribe.used
         for ear in self._ears.values():
             ear.on_used = scribe.used
-        for voice in self._voices.values():
+        for voice in self.voices.values():
             voice.on_used = scribe.used
             voice.on_word = self.output.word
             voice.on_void = self.output.void
@@ -170,7 +167,7 @@ class AgentPipeline:
                     self._gate,
                     self.llm,
                     probe,
-                    *processors(self._voices),
+                    *processors(self.voices),
                     self.output,
                     aggregators.assistant(),
                 ]
@@ -220,11 +217,11 @@ class AgentPipeline:
     def _choose(self, agent: Agent) -> None:
         """Have the ear and the voice of an agent work, and the others stand by."""
         self.ear = self._ears[chosen.ear_of(self._settings, agent)]
-        self.voice = self._voices[chosen.voice_of(self._settings, agent)]
+        self.voice = self.voices[chosen.voice_of(self._settings, agent)]
         self.troubles.watch(self.voice.trouble)
         for ear in self._ears.values():
             ear.active = ear is self.ear
-        for voice in self._voices.values():
+        for voice in self.voices.values():
             voice.active = voice is self.voice
 
     def warm(self) -> dict[Resource, bool]:

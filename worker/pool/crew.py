@@ -6,7 +6,7 @@ A worker's word is checked against its state: one that was killed or told to lea
 import os
 import random
 import time
-from typing import Any
+from typing import Any, Final
 
 from shared import logs
 from shared.callrecord import amounts
@@ -40,6 +40,9 @@ from worker.pool.troubles import Troubles
 from worker.pool.vitals import StackFile
 
 _S, _E = WorkerState, WorkerEvent
+
+AWAY: Final = "away"
+"""What keeps workers that are ready from serving some of the agents."""
 
 _log = logs.get(__name__)
 
@@ -158,6 +161,9 @@ class Crew:
         worker.recycle_at = plan.recycle_at(now, self._house.recycle_after_s, self._jitter.random())
         self._house.metrics.observe(Timing.PIPELINE_CREATION, now - worker.spawned_at)
         self._troubles.over()
+        for problem in self._troubles.unheard(AWAY, message.problems):
+            _log.warning("some agents cannot be served", resource=problem.resource, detail=problem.detail)
+        self._troubles.stand(AWAY, message.problems)
         _log.info("parked", worker=worker.id, pid=worker.pid, build_s=round(message.build_s, 3))
         self._rescue.ready()
         self._house.changed()

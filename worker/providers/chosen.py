@@ -8,7 +8,9 @@ from pipecat.processors.frame_processor import FrameProcessor
 
 from shared.agents import Agent
 from shared.logs import get
+from shared.messages import Problem
 from shared.settings import Settings
+from shared.workers import Resource
 from worker.providers.interface import Ear, Voice
 from worker.providers.languages import CARTESIA_OTHERS, CARTESIA_TURNS, cartesia_model
 from worker.providers.retry import Trouble
@@ -55,6 +57,15 @@ def voices(
     """
     names = sorted({settings.tts_provider, *(voice_of(settings, agent) for agent in agents)})
     return {name: _class(VOICES[name])(settings, on_lost, trouble()) for name in names}
+
+
+def away(voices: Mapping[str, Voice]) -> tuple[Problem, ...]:
+    """Say which voices cannot speak now, beside the active one."""
+    silent = {name: voice for name, voice in voices.items() if not (voice.active or voice.warm())}
+    return tuple(
+        Problem(resource=f"{Resource.TTS} {name}", detail=voice.last_error or "is not connected")
+        for name, voice in silent.items()
+    )
 
 
 def processors(services: Mapping[str, Ear] | Mapping[str, Voice]) -> list[FrameProcessor]:
