@@ -28,6 +28,9 @@ from worker.call.interrupting import TurnBegin
 from worker.call.turns import PatienceOver, TurnEnd
 from worker.providers.interface import TranscriptEnd
 
+GIVEN_UP_S = 60.0
+"""So long Pipecat leaves a turn open that nobody ends: longer than a test waits."""
+
 
 class Mouth:
     """A mouth that remembers what it was told."""
@@ -64,8 +67,9 @@ class Speaking:
         self.end = TurnEnd(self.model, lambda: True, lambda: True)
         self.end.use(turns)
         strategies = UserTurnStrategies(start=[begin], stop=[self.end])
-        params = LLMUserAggregatorParams(user_turn_strategies=strategies)
+        params = LLMUserAggregatorParams(user_turn_strategies=strategies, user_turn_stop_timeout=GIVEN_UP_S)
         self.turns = LLMContextAggregatorPair(LLMContext(), user_params=params).user()
+        self.end.said = self.turns.aggregation_string
         self.rig: Rig
 
     async def voice(self, *words: str) -> None:
@@ -109,6 +113,41 @@ async def test_what_is_no_interruption_is_no_turn_and_not_in_the_next_one(
         assert one.backchannels == [" ".join(words)]
         one.mouth.left_s = 0.0
         await one.voice("Thank you.")
+        assert asked(await one.rig.until(LLMContextFrame)) == ["Thank you."]
+
+
+async def test_late_words_that_interrupt_nobody_are_not_in_what_is_answered_ahead() -> None:
+    async with speaking(turns=Turns(eager=True, stop=1.0)) as one:
+        await one.rig.send(TranscriptionFrame("Mhm.", "", ""))
+        await eventually(lambda: one.backchannels == ["Mhm."])
+        one.mouth.left_s = 0.0
+        await one.rig.send(VADUserStartedSpeakingFrame(start_secs=0.2))
+        await one.rig.until(UserStartedSpeakingFrame)
+        one.model.append_audio(bytes(6400), is_speech=True)
+        one.model.look_ahead(0.07)
+        await one.rig.send(TranscriptionFrame("What time is it?", "", ""), TranscriptEnd())
+        assert asked(await one.rig.until(LLMContextFrame)) == ["What time is it?"]
+
+
+@pytest.mark.parametrize("pause_first", [False, True])
+async def test_a_voice_without_words_over_an_agent_that_thinks_is_no_turn_for_long(*, pause_first: bool) -> None:
+    async with speaking() as one:
+        one.mouth.left_s = 0.0
+        await one.rig.send(VADUserStartedSpeakingFrame(start_secs=0.2))
+        pause = VADUserStoppedSpeakingFrame(stop_secs=0.2)
+        await one.rig.send(*((pause, TranscriptEnd()) if pause_first else (TranscriptEnd(), pause)))
+        frames = await one.rig.until(LLMContextFrame)
+        assert len(of_kind(frames, UserStartedSpeakingFrame)) == 1
+        assert len(of_kind(frames, LLMContextFrame)) == 1, "what it interrupted is asked for again"
+
+
+async def test_words_too_soft_for_the_voice_detector_are_answered_behind_a_noise_that_was_not() -> None:
+    async with speaking() as one:
+        await one.rig.send(STTMetadataFrame(service_name="ear", ttfs_p99_latency=0.1))
+        await one.voice()
+        await eventually(lambda: one.mouth.told == ["halt", "proceed"])
+        one.mouth.left_s = 0.0
+        await one.rig.send(TranscriptionFrame("Thank you.", "", ""))
         assert asked(await one.rig.until(LLMContextFrame)) == ["Thank you."]
 
 

@@ -44,7 +44,7 @@ from worker.call.scribe import Scribe
 from worker.call.toolbox import Line, Toolbox
 from worker.call.transport import Input, Output
 from worker.call.trouble import Troubles
-from worker.call.turns import TurnEnd
+from worker.call.turns import GIVEN_UP_S, TurnEnd
 from worker.call.waiting_words import WaitingWords
 from worker.providers import chosen
 from worker.providers.chosen import processors
@@ -135,13 +135,11 @@ class AgentPipeline:
             self.context,
             user_params=LLMUserAggregatorParams(
                 user_idle_timeout=settings.caller_silence_timeout,
-                user_turn_strategies=UserTurnStrategies(
-                    start=[self._turn_begin],
-                    stop=[self._turn_end],
-                ),
+                user_turn_strategies=UserTurnStrategies(start=[self._turn_begin], stop=[self._turn_end]),
             ),
         )
         self._turns = aggregators.user()
+        self._turn_end.said = self._turns.aggregation_string
         self._turns.add_event_handler("on_user_turn_idle", self._on_idle)
         self.output.on_reply = self._replied
         self.output.on_said = scribe.said
@@ -242,6 +240,7 @@ class AgentPipeline:
         self._choose(agent)
         self.listener.use(self.ear, agent.turns)
         self._turn_end.use(agent.turns, ear_ends=self.ear.ends_turns)
+        self._turns._user_turn_controller._user_turn_stop_timeout = agent.turns.patience + GIVEN_UP_S  # noqa: SLF001 - no setter
         self._turn_begin.use(agent.turns, agent.language)
         self.llm.become(agent)
         self.voice.become(agent)
@@ -382,7 +381,6 @@ class AgentPipeline:
         self._hooks.voice(speaking, seen)
 
     def _went_on(self, said: str) -> None:
-        self._turn_end.forget()
         self._clock.was_no_turn()
         log.info("not interrupted", by="backchannel" if said else "noise")
 

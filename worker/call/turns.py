@@ -42,6 +42,10 @@ SURE: Final = 0.8
 """How likely an end must be for an answer to be begun before it; whole sentences of the tests' recordings are above 0.85."""
 
 
+GIVEN_UP_S: Final = 2.0
+"""How long past the patience with a caller a turn stays open that nobody has ended, for whatever reason."""
+
+
 class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call]
     """Ends a turn when the turn model says so and the ear has given all its words.
 
@@ -60,8 +64,9 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         self._ear_ends = False
         self._over = False  # such an ear says so; while the voice detector still hears the caller, it waits
         self._almost = ""  # the same for what it takes to be the whole turn, but is not sure of
-        self._said: list[str] = []
         self._guess = ""  # what the answer under way answers
+        self.said: Callable[[], str] = str
+        """Gives the words of the turn under way, or to come: some are older than the turn."""
 
     def use(self, turns: Turns, *, ear_ends: bool = False) -> None:
         """Take turns in this way, with an ear that ends them or one that does not."""
@@ -75,9 +80,8 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
             case TranscriptEnd() if self._silent() and not self._ear_ends:
                 self._transcript_finalized = True
                 await self._maybe_trigger_user_turn_stopped()  # type: ignore[no-untyped-call]
+                await self._end_if_wordless()
                 await self._answer_ahead()
-            case TranscriptionFrame():
-                self._said.append(frame.text)
             case VADUserStoppedSpeakingFrame():
                 self._stop_secs_warned = True  # its advice is about a wait that the ear's own word has replaced
             case SpokeOn() | VADUserStartedSpeakingFrame():
@@ -98,7 +102,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
                 self._over = self._silent()
                 await self._end_if_over()
             case EagerTranscriptionFrame():
-                self._almost = " ".join(part.strip() for part in [*self._said, frame.text])
+                self._almost = f"{self.said()} {frame.text}".strip()
                 await self._answer_almost()
             case TurnGoesOn():
                 self._almost = ""
@@ -110,16 +114,12 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
 
     async def handle_user_turn_started(self) -> None:
         """Begin a turn. What was concluded of a voice that is over holds: it was no turn only because its words came later."""
-        complete, stopped, text, said = self._turn_complete, self._vad_stopped, self._text, [*self._said]
+        complete, stopped, finalized = self._turn_complete, self._vad_stopped, self._transcript_finalized
         await super().handle_user_turn_started()  # type: ignore[no-untyped-call]
-        self._in_turn, self._text, self._said = True, text, said
+        self._in_turn, self._text = True, self.said()
+        self._transcript_finalized = finalized and bool(self._text)
         if not self._vad_user_speaking:
             self._turn_complete, self._vad_stopped = complete, stopped
-
-    def forget(self) -> None:
-        """Drop words that were no turn: a backchannel."""
-        self._text = ""
-        self._said.clear()
 
     async def handle_user_turn_stopped(self) -> None:
         """End a turn: what is heard until the next one begins is none, and not answered."""
@@ -129,7 +129,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
     async def trigger_user_turn_stopped(self, *, enable_user_speaking_frames: bool | None = None) -> None:
         """End the turn; an answer that was begun ahead is kept when it answers what was said."""
         guess, self._guess = self._guess, ""
-        said = " ".join(self._said)
+        said = self.said()
         if guess and NormalizedMatch().matches(guess, said):
             await self.trigger_user_turn_finalized(confirms_speculation=True)
             return
@@ -138,7 +138,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         await super().trigger_user_turn_stopped(enable_user_speaking_frames=enable_user_speaking_frames)
 
     async def _answer_ahead(self) -> None:
-        said = " ".join(part.strip() for part in self._said)
+        said = self.said()
         if not (said and not self._vad_stopped and self._may_answer_ahead):
             return
         sure = await self._model.ahead() >= SURE
@@ -158,6 +158,22 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
             said, self._almost = self._almost, ""
             await self._begin_answer(said)
 
+    async def _end_if_wordless(self) -> None:
+        """End a turn in which nothing was said: whom it interrupted has an answer to give."""
+        silent = self._vad_stopped and not self._vad_user_speaking
+        if self._in_turn and silent and self._transcript_finalized and not self._text:
+            await self.trigger_user_turn_stopped()
+
+    async def _handle_transcription(self, frame: TranscriptionFrame) -> None:
+        """Take words; those that nobody has asked for are not followed by a word about their end."""
+        await super()._handle_transcription(frame)
+        waits = self._in_turn and self._vad_stopped and not self._vad_user_speaking and not self._ear_ends
+        if waits and self._timeout_task is None:
+            wait_s = max(0.0, self._stt_timeout - self._stop_secs)
+            self._timeout_task = self.task_manager.create_task(
+                self._timeout_handler(wait_s), f"{self}::_timeout_handler"
+            )
+
     async def _end_if_over(self) -> None:
         if self._over and self._text and not self._vad_user_speaking:
             self._over = False
@@ -167,6 +183,7 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
         """Judge a pause, unless the ear does."""
         if not self._ear_ends:
             await super()._handle_vad_user_stopped_speaking(frame)
+            await self._end_if_wordless()
             return
         self._vad_user_speaking, self._vad_stopped = False, True
         await self._end_if_over()
@@ -178,7 +195,6 @@ class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call
             await self.trigger_user_turn_speculation_cancelled()  # type: ignore[no-untyped-call]
 
     async def _reset(self) -> None:
-        self._said.clear()
         self._over, self._almost = False, ""
         await super()._reset()  # type: ignore[no-untyped-call]
         await self._withdraw()

@@ -108,6 +108,9 @@ class CartesiaEar(CartesiaSTTService):
         """Let no interruption take a final transcript back: on a busy machine the caller's words overtake their own barge-in."""
         if isinstance(frame, TranscriptionFrame):
             frame.interruptible = False
+            frame.text = (
+                frame.text.strip()
+            )  # the vendor begins a further one with a space, and the aggregator adds its own
         await super().push_frame(frame, direction)
 
     async def push_error(self, error_msg: str, exception: Exception | None = None, **kwargs: Any) -> None:
