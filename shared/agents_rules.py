@@ -28,8 +28,8 @@ DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 TURN_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "start": (0.032, 2),
     "stop": (0.032, 5),
-    "confidence": (0.05, 1),
-    "min_volume": (0, 1),
+    "confidence": (0.05, 0.95),
+    "min_volume": (0, 0.95),
     "patience": (0.2, 30),
     "min_words": (0, 20),
 }

@@ -14,7 +14,8 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `min_words`: how many words interrupt the agent while it speaks, and until then it speaks on. With 0 a voice makes it halt at
     once; one word interrupts it then, or a voice that goes on, and behind anything else it goes on where it was.
     `backchannels` are words that are no interruption ("uh-huh"); empty for the usual ones of the agent's language.
-    `eager`: an answer is begun at a pause that may be the end, and thrown away when the caller goes on.
+    `eager`: an answer is begun at a pause that may be the end, and thrown away when the caller goes on. Who says that is
+    the model of `smart`, or an ear that ends turns itself; with neither nothing is begun.
     """
 
     start: float = 0.2

@@ -73,7 +73,7 @@ def test_the_example_is_right_and_shows_every_field() -> None:
          ["agent default: turns: 'min_word': there is no such field; min_words?"]),
         ("[agents.default.turns]\nmin_words = -1\nconfidence = nan\nstart = '0.2'\nstop = 6",
          ["agent default: turns: start: Expected `float`, got `str`", "agent default: turns: stop: must be 0.032 to 5",
-          "agent default: turns: confidence: must be 0.05 to 1", "agent default: turns: min_words: must be 0 to 20",
+          "agent default: turns: confidence: must be 0.05 to 0.95", "agent default: turns: min_words: must be 0 to 20",
           "agent default: turns: patience: must not be below turns.stop"]),
         ("[agents.default.turns]\nstop = 2.0\npatience = 1.0",
          ["agent default: turns: patience: must not be below turns.stop"]),

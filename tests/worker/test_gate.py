@@ -8,6 +8,7 @@ from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
     InterruptionFrame,
     LLMContextFrame,
+    LLMContextUserTurnFrame,
     LLMTextFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
@@ -311,3 +312,31 @@ async def test_an_end_of_turn_that_overtakes_what_was_asked_ahead_confirms_it() 
         await rig.send(speculative())
         await rig.until(LLMContextFrame)
     assert journal.get_nowait() == "hello"
+
+
+async def test_an_end_of_turn_that_has_not_heard_of_the_models_refusal_is_answered_all_the_same() -> None:
+    """The model gives up what was asked ahead; its word goes up while the turn ends in the belief that it is answered."""
+    held, _ = gate()
+    held.open()
+    withdrawn: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        withdrawn.put_nowait(wanted)
+
+    held.on_withdrawn = note
+    async with piped(held) as rig:
+        for normal in (False, True):
+            await rig.send(UserStartedSpeakingFrame())
+            await rig.until(UserStartedSpeakingFrame)
+            await rig.send(speculative())
+            await rig.until(LLMContextFrame)
+            await held.process_frame(EagerEndOfTurnCancelFrame(), FrameDirection.UPSTREAM)
+            async with asyncio.timeout(DEADLINE_S):
+                assert await withdrawn.get() is False
+            await rig.send(LLMContextUserTurnFrame(text="hello", timestamp=""), *([asked("hello")] if normal else []))
+            await rig.until(LLMContextFrame if normal else LLMContextUserTurnFrame)
+            if not normal:
+                async with asyncio.timeout(DEADLINE_S):
+                    assert await withdrawn.get() is True
+        held._look()
+        assert withdrawn.empty()

@@ -7,12 +7,14 @@ ahead of the turn's end, before anything of it can be heard.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from pipecat.frames.frames import (
     EagerEndOfTurnCancelFrame,
     Frame,
     LLMContextFrame,
+    LLMContextUserTurnFrame,
     LLMTextFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
@@ -21,6 +23,9 @@ from pipecat.frames.frames import (
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from shared.metrics import Stage
+
+OWED_S: Final = 0.2
+"""How long a completion is waited for that must follow at once."""
 
 
 class TurnClock:
@@ -86,7 +91,9 @@ class FirstAnswerGate(FrameProcessor):
         self._confirmed = False
         self._turn_over = False
         self._void = False  # a withdrawal has overtaken what it withdraws
-        self.on_withdrawn: Callable[[bool], Awaitable[None]] = _nothing
+        self._owed = False  # the model gave up what was asked ahead: it is to be asked again at the turn's end
+        self._asking: asyncio.Task[None] | None = None
+        self.on_withdrawn: Callable[[bool], Coroutine[Any, Any, None]] = _nothing
         """Told when a completion asked for ahead is withdrawn, and whether its turn had ended: then one is still wanted."""
 
     @property
@@ -110,33 +117,52 @@ class FirstAnswerGate(FrameProcessor):
         """Pass everything; hold the first completion."""
         await super().process_frame(frame, direction)
         if isinstance(frame, EagerEndOfTurnCancelFrame):
-            crossed = direction is FrameDirection.UPSTREAM and self._confirmed
-            self._void = direction is FrameDirection.DOWNSTREAM and self._ahead is None
-            self._ahead, self._confirmed = None, False
-            await self.on_withdrawn(crossed)
-        elif direction is FrameDirection.DOWNSTREAM:
-            match frame:
-                case VADUserStoppedSpeakingFrame():
-                    late = time.time() - frame.timestamp + frame.stop_secs
-                    self._clock.speech_ended(time.monotonic() - late)
-                case LLMContextFrame(speculation=True):
-                    self._ahead, self._confirmed, self._void = None if self._void else frame, False, False
-                    if self._turn_over:  # its end has overtaken it
-                        self._confirm()
-                case UserStartedSpeakingFrame():
-                    self._turn_over = False
-                case UserStoppedSpeakingFrame():
-                    self._turn_over = True
-                    self._confirm()
-                case LLMContextFrame():
-                    self._journal(frame)
-                    if self._closed:
-                        return
-                    await self._wait()
-                    self._clock.asked(time.monotonic())
-                case _:
-                    pass
+            await self._withdrawn(by_model=direction is FrameDirection.UPSTREAM)
+        elif direction is FrameDirection.DOWNSTREAM and not await self._passes(frame):
+            return
         await self.push_frame(frame, direction)
+
+    async def _passes(self, frame: Frame) -> bool:
+        """Note what a frame tells of the turn, and say whether it may go on."""
+        match frame:
+            case VADUserStoppedSpeakingFrame():
+                late = time.time() - frame.timestamp + frame.stop_secs
+                self._clock.speech_ended(time.monotonic() - late)
+            case LLMContextFrame(speculation=True):
+                self._ahead, self._confirmed, self._void = None if self._void else frame, False, False
+                if self._turn_over:  # its end has overtaken it
+                    self._confirm()
+            case UserStartedSpeakingFrame():
+                self._turn_over = self._owed = False
+            case LLMContextUserTurnFrame() if self._owed:
+                asyncio.get_running_loop().call_later(OWED_S, self._look)
+            case UserStoppedSpeakingFrame():
+                self._turn_over = True
+                self._confirm()
+            case LLMContextFrame():
+                self._owed = False
+                self._journal(frame)
+                if self._closed:
+                    return False
+                await self._wait()
+                self._clock.asked(time.monotonic())
+            case _:
+                pass
+        return True
+
+    async def _withdrawn(self, *, by_model: bool) -> None:
+        """Forget a completion that was asked for ahead: the caller goes on, or the model will not give it ahead."""
+        crossed = by_model and self._confirmed
+        self._owed = by_model and self._ahead is not None
+        self._void = not by_model and self._ahead is None
+        self._ahead, self._confirmed = None, False
+        await self.on_withdrawn(crossed)
+
+    def _look(self) -> None:
+        """Ask again when a turn has ended in the belief that it is answered: the model's word had not come up to there."""
+        if self._owed:
+            self._owed = False
+            self._asking = self.create_task(self.on_withdrawn(True))
 
     def _confirm(self) -> None:
         """Note that the turn has ended whose answer was asked for ahead."""

@@ -62,6 +62,10 @@ class PhoneVAD(SileroVADAnalyzer):
         return exp_smoothing(0.0, self._prev_volume, self._smoothing_factor)
 
 
+MOST_PIECES: Final = 500
+"""Of 20 ms, 10 s: the turn model looks at the last 8 s."""
+
+
 class PhoneTurn(LocalSmartTurnAnalyzerV3):
     """The turn model, which can judge a silence before it is long enough to be a pause.
 
@@ -73,6 +77,13 @@ class PhoneTurn(LocalSmartTurnAnalyzerV3):
         self.judges = True
         """Whether the model is asked at all; else every pause is an end."""
         self._early: asyncio.Future[tuple[EndOfTurnState, MetricsData | None]] | None = None
+
+    def append_audio(self, buffer: bytes, is_speech: bool) -> EndOfTurnState:  # noqa: FBT001 - the signature is Pipecat's
+        """Take audio; of a voice that never pauses no more is kept than the model looks at."""
+        state = super().append_audio(buffer, is_speech)
+        if len(self._audio_buffer) > 2 * MOST_PIECES:
+            del self._audio_buffer[:-MOST_PIECES]
+        return state
 
     def look_ahead(self, left_s: float) -> None:
         """Begin to judge what was said so far as if `left_s` more of silence had been heard."""

@@ -44,7 +44,7 @@ from worker.call.scribe import Scribe
 from worker.call.toolbox import Line, Toolbox
 from worker.call.transport import Input, Output
 from worker.call.trouble import Troubles
-from worker.call.turns import GIVEN_UP_S, TurnEnd
+from worker.call.turns import AFTER_NOISE, GIVEN_UP_S, TurnEnd
 from worker.call.waiting_words import WaitingWords
 from worker.providers import chosen
 from worker.providers.chosen import processors
@@ -135,6 +135,7 @@ class AgentPipeline:
             self.context,
             user_params=LLMUserAggregatorParams(
                 user_idle_timeout=settings.caller_silence_timeout,
+                empty_user_turn=AFTER_NOISE,
                 user_turn_strategies=UserTurnStrategies(start=[self._turn_begin], stop=[self._turn_end]),
             ),
         )

@@ -20,6 +20,7 @@ from pipecat.frames.frames import (
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
+from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
 from pipecat.turns.types import ProcessFrameResult, UserTurnSpeculation
 from pipecat.turns.user_stop import NormalizedMatch, TurnAnalyzerUserTurnStopStrategy
 
@@ -44,6 +45,18 @@ SURE: Final = 0.8
 
 GIVEN_UP_S: Final = 2.0
 """How long past the patience with a caller a turn stays open that nobody has ended, for whatever reason."""
+
+
+AFTER_NOISE: Final = EmptyUserTurnConfig(
+    interrupted_prompt=(
+        "There was a noise or a voice without words on the line; the caller has said nothing new. It cut you off: the "
+        "conversation holds what they have heard of you. Answer what they said last, or go on where you were cut off. Do not "
+        "mention the noise."
+    ),
+    max_consecutive_recoveries=3,
+)
+"""What the model is told when a turn without words has cancelled what it was about to say; a line that crackles on and on is
+left to the question whether anybody is there."""
 
 
 class TurnEnd(TurnAnalyzerUserTurnStopStrategy):  # type: ignore[no-untyped-call]
