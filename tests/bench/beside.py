@@ -86,6 +86,8 @@ def figures(found: Comparison) -> list[Figure]:
                targets.BARGE_IN, missing=barge_ins.count(None)),
         Figure(GROUP, "model connections opened after the first answer, for each call",
                tuple(map(float, found.later_connections[OURS])), targets.LATER_CONNECTIONS, unit=""),
+        Figure(GROUP, "part of the prompt that the model had read before, later answers", tuple(found.cached[OURS]),
+               unit="%"),
     ] + ([] if not _far(found) else [
         Figure(GROUP, "calls per core at equal answers, ratio to stock's", ratio, targets.CALLS_RATIO, unit="",
                note=f"{_limit(ours)} and {_limit(stock)}"),

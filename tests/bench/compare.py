@@ -58,6 +58,7 @@ class Comparison:
     replies: Rounds = field(default_factory=_rounds)
     barge_ins: Rounds = field(default_factory=_rounds)
     later_connections: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    cached: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
     steps: dict[str, list[Step]] = field(default_factory=lambda: {name: [] for name in NAMES})
     idle_bytes: dict[str, int] = field(default_factory=dict)  # own memory before the first call
     call_bytes: dict[str, list[float]] = field(
@@ -153,6 +154,7 @@ async def _talks(field_: Field, extent: Beside, found: Comparison) -> None:
         found.barge_ins[system.name].append(talk.barge_ins)
         if extent.questions > 1 and None not in talk.replies:
             found.later_connections[system.name].append(talking.later_connections(log, system.name, talk))
+            found.cached[system.name] += talking.cached_shares(log, system.name, talk)
 
 
 async def _ladder(field_: Field, extent: Beside, found: Comparison, say: Callable[[str], None], ends: float) -> None:

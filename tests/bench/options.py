@@ -36,6 +36,8 @@ class Extent:
     restart_webhooks: int = 30  # placed while Redis is away and comes back
     burst: int = 96
     tool_rounds: int = 300
+    scripts_every: int = 1  # of the recorded scripts of turn taking every n-th is played; 0: none
+    switch_rounds: int = 8  # of one call to each installation that differs in the switches of the phases
     series_s: float = 60.0
     budget_s: float = 270.0
 
@@ -56,11 +58,13 @@ class Beside:
 
 FULL: Final = Extent(singles=30, replies=6, rounds=3)
 QUICK: Final = Extent(singles=5, replies=1, rounds=1, series_s=12.0, budget_s=55.0,
-              kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6, tool_rounds=40)  # fmt: skip
-SHARE: Final = Extent(singles=10, replies=0, rounds=1, series_s=15.0, tool_rounds=100)
+              kills=24, kills_at_once=6, stalls=1, restart_calls=2, restart_webhooks=6, tool_rounds=40,
+              scripts_every=12, switch_rounds=1)  # fmt: skip
+SHARE: Final = Extent(singles=10, replies=0, rounds=1, series_s=15.0, tool_rounds=100, scripts_every=3)
 """What of this project alone is measured with the comparison."""
 
-QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=0, series_s=3.0, at_once=3, ready=8, tool_rounds=0)
+QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=0, series_s=3.0, at_once=3, ready=8, tool_rounds=0,
+                            scripts_every=0)  # fmt: skip
 
 BESIDE: Final = Beside(crowds=((1, 6), (10, 2), (30, 2)), talks=3, questions=3, interruptions=2,
                        ladder=(2, 6, 10, 14, 18, 22, 26, 30), step_rounds=2)  # fmt: skip

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import calls, kills, memory, outages, tools
+from tests.bench import calls, kills, memory, outages, switches, tools, turns
 from tests.bench.compare import compare
 from tests.bench.histogram import edges
 from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
@@ -52,6 +52,8 @@ class Results:
     redis: outages.Restart = field(default_factory=outages.Restart)
     burst: outages.Burst = field(default_factory=outages.Burst)
     tools: tools.Trips = field(default_factory=tools.Trips)
+    turns: dict[str, turns.Scores] = field(default_factory=dict)  # by what configuration
+    switches: dict[str, switches.Series] = field(default_factory=dict)  # by what is off
     comparison: Comparison | None = None
     left_out: list[str] = field(default_factory=list)
 
@@ -76,7 +78,14 @@ async def beside(extent: Extent, comparison: Beside, say: Callable[[str], None])
     if extent.tool_rounds:
         say(f"tools, {extent.tool_rounds} requests of each kind")
         results.tools = await tools.measure(extent.tool_rounds)
+    await _scripts(extent, results, say)
     return results
+
+
+async def _scripts(extent: Extent, results: Results, say: Callable[[str], None]) -> None:
+    if extent.scripts_every:
+        say("recorded scripts of turn taking, as any voice interrupts and as it is")
+        results.turns = await turns.measure(every=extent.scripts_every)
 
 
 async def own(extent: Extent, say: Callable[[str], None]) -> Results:
@@ -96,6 +105,8 @@ async def own(extent: Extent, say: Callable[[str], None]) -> Results:
         await _crowd(stack, extent, results, say, ends)
     say(f"tools, {extent.tool_rounds} requests of each kind")
     results.tools = await tools.measure(extent.tool_rounds)
+    await _scripts(extent, results, say)
+    results.switches = await switches.measure(extent.switch_rounds, extent.series_s, say)
     return results
 
 

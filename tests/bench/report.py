@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.bench import beside, targets, tools
+from tests.bench import beside, switches, targets, tools, turns
 from tests.bench.figures import Figure, Target
 from tests.bench.targets import P50, P99
 
@@ -25,6 +25,8 @@ def figures(results: Results, at_once: int, ready: int, few: int) -> list[Figure
         *_crowd(results, f"{at_once} at once, {ready} ready workers"),
         *_workers(results, ready, few),
         *tools.figures(results.tools),
+        *turns.figures(results.turns),
+        *switches.figures(results.switches),
     ]
     return [
         *(beside.figures(results.comparison) if results.comparison is not None else []),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from tests.bench.calls import LISTEN_S, LOG_DEADLINE_S, PAUSE_S, stay
-from tests.bench.figures import UNITS, number
+from tests.bench.figures import UNITS, Figure, number
 from tests.bench.measure import last_words, measured
 from tests.bench.options import CONNECT_MS, LLM_FIRST_TOKEN_MS, STT_FINAL_MS, TTS_FIRST_BYTE_MS
 from tests.stack import ROOT, Plan, Stack
@@ -103,6 +103,18 @@ def table(found: Mapping[str, Series]) -> str:
             cells += [_spread(values), "" if name == ALL_ON else _ms(statistics.median(more)) if more else "-"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def figures(found: Mapping[str, Series]) -> list[Figure]:
+    """Put the figures that a report has of each installation."""
+    group = "what each phase gains: its switch off"
+    return [
+        Figure(
+            group, f"{what}, {name}", tuple(value for value in values if value is not None), missing=values.count(None)
+        )
+        for name, series in found.items()
+        for what, values in (("upgrade accepted → first audio", series.first), ("`start` → agent ready", series.ready))
+    ]
 
 
 def _spread(values: list[float | None]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench.measure import FRAME_S, RATE_HZ, ask, leading_quiet_s, reply_s
 from tests.bench.systems import MODELS
@@ -126,6 +126,19 @@ def later_connections(log: Sequence[Mapping[str, object]], system: str, talk: Ta
     known = {entry["connection"] for entry in mine if _at(entry) < talk.second_at}
     later = {entry["connection"] for entry in mine if entry["kind"] == "completion" and _at(entry) >= talk.second_at}
     return len(later - known)
+
+
+def cached_shares(log: Sequence[Mapping[str, Any]], system: str, talk: Talk) -> list[float]:
+    """Give for each later answer of a system which part of its prompt the model's stand-in had read before (0-1)."""
+    asked = [
+        entry["usage"]
+        for entry in log
+        if entry["kind"] == "completion"
+        and entry.get("model") == MODELS[system]
+        and talk.second_at <= _at(entry) <= talk.plain_until
+        and entry.get("usage")
+    ]
+    return [usage["prompt_tokens_details"]["cached_tokens"] / usage["prompt_tokens"] for usage in asked]
 
 
 def answers(spans: Sequence[Span], asked: Iterable[float]) -> list[float | None]:

@@ -23,7 +23,7 @@ from tests.bench.load import Limit, Step
 from tests.bench.measure import leading_quiet_s
 from tests.bench.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Chart, Line, shares, svg
 from tests.bench.systems import NAMES, OLD, OURS, STOCK, Rival
-from tests.bench.talking import Talk, answers, gaps, later_connections
+from tests.bench.talking import Talk, answers, cached_shares, gaps, later_connections
 from tests.effort import some
 from tests.standins.carrier_playout import Span
 from tests.standins.process import running
@@ -95,6 +95,17 @@ def test_connections_that_were_there_before_the_second_question_do_not_count() -
     assert later_connections([*before, asked(11.0, 1), asked(12.0, 2)], OURS, talk) == 0
     assert later_connections([*before, asked(11.0, 3), asked(12.0, 3), asked(13.0, 4)], OURS, talk) == 2
     assert later_connections([*before, asked(11.0, 3, system=STOCK), asked(25.0, 4)], OURS, talk) == 0
+
+
+def test_the_part_of_a_prompt_that_was_read_before_is_that_of_later_answers_of_the_system() -> None:
+    talk = Talk(dialled_at=0.0, second_at=10.0, plain_until=20.0)
+
+    def asked(at: float, cached: int, system: str = OURS) -> dict[str, object]:
+        usage = {"prompt_tokens": 2000, "prompt_tokens_details": {"cached_tokens": cached}}
+        return {"at": at, "kind": "completion", "model": systems.MODELS[system], "usage": usage}
+
+    log = [asked(5.0, 0), asked(11.0, 1000), asked(12.0, 1500, STOCK), asked(21.0, 2000)]
+    assert cached_shares(log, OURS, talk) == [0.5]
 
 
 def test_a_limit_lies_on_the_line_between_two_steps() -> None:

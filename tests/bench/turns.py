@@ -28,6 +28,8 @@ with warnings.catch_warnings():
 import worker.call.listener as listening
 import worker.call.models as models_room
 from shared.turns import Turns
+from tests.bench import targets
+from tests.bench.figures import Figure
 from tests.bench.turns_scripts import Script, scripts
 from worker.call.bargein import BargeIn, State, Verdict
 from worker.call.listener import Listener
@@ -35,7 +37,7 @@ from worker.call.models import Models, load_models
 from worker.call.turns import PatienceOver, SpokeOn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from worker.providers.interface import Ear
 
@@ -311,6 +313,35 @@ def table(found: dict[str, Scores]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [columns, *lines]
     )
+
+
+def figures(found: dict[str, Scores]) -> list[Figure]:
+    """Put the figures that a report has of each configuration: shares of the scripts they concern, and times."""
+    lines: list[Figure] = []
+    for name, scores in found.items():
+        talk = scores.of("interruption", over_agent=True)
+        listen = scores.of("backchannel", "noise", over_agent=True)
+        turns = scores.of("question", "answer", over_agent=False)
+        pauses = scores.of("pause", over_agent=False)
+        done = [each for each in (*turns, *pauses) if each.ended_at is not None and not each.ended_early]
+        stops = tuple(each.halted_at - each.script.begin_s for each in talk if each.halted_at is not None)
+        group = f"turn taking on recorded scripts, {name if name == HARD else 'as it is'}"
+        lines += [
+            _part(group, "answers lost to who only listens, and to noise", listen, lambda each: each.began_at is not None),
+            _part(group, "barge-ins missed", talk, lambda each: each.began_at is None),
+            Figure(group, "a voice over the agent → the agent is silent", stops, targets.BARGE_IN),
+            _part(group, "ends missed", [*turns, *pauses], lambda each: each.began_at is None or each.ended_at is None),
+            _part(group, "ends found in a pause of a sentence", pauses, lambda each: bool(each.ended_early)),
+            Figure(group, "end of speech → end of turn",
+                   tuple(each.ended_at - each.script.end_s for each in done if each.ended_at is not None)),
+        ]  # fmt: skip
+    return lines
+
+
+def _part(group: str, name: str, among: Sequence[Outcome], true: Callable[[Outcome], bool]) -> Figure:
+    count = sum(map(true, among))
+    share = (count / len(among),) if among else ()
+    return Figure(group, name, share, unit="%", note=f"{count} of {len(among)}")
 
 
 def _share(true: Iterable[bool]) -> str:
