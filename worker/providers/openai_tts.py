@@ -190,6 +190,7 @@ class OpenAIVoice(CallVoice):
             try:
                 async with contextlib.aclosing(self._client.speak(body, self._trouble)) as sound:
                     async for piece in sound:
+                        self.last_error, self.limited = "", False  # whatever was the matter while parked
                         request.sound.put_nowait(converter.take(piece))
                 request.sound.put_nowait(converter.rest())
             except (httpx2.HTTPError, TimeoutError, Failed) as error:
