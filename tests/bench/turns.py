@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import math
 import statistics
+import time
 import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from worker.providers.interface import Ear
+
+ROOMS: Final = (smart_turn, models_room, listening)
+"""Whose clock is the script's while one is played."""
 
 FRAME_BYTES: Final = 160
 FRAME_S: Final = 0.02
@@ -186,8 +190,15 @@ class Player:
     async def play(self, script: Script, *, over_agent: bool) -> Outcome:
         """Play one."""
         clock = Clock()
-        for room in (smart_turn, models_room, listening):
-            room.time = SimpleNamespace(monotonic=clock.monotonic, perf_counter=clock.monotonic)  # type: ignore[attr-defined]
+        try:
+            for room in ROOMS:
+                room.time = SimpleNamespace(monotonic=clock.monotonic, perf_counter=clock.monotonic)  # type: ignore[attr-defined]
+            return await self._play(script, clock, over_agent=over_agent)
+        finally:
+            for room in ROOMS:
+                room.time = time  # type: ignore[attr-defined]
+
+    async def _play(self, script: Script, clock: Clock, *, over_agent: bool) -> Outcome:
         self.models.vad._model.reset_states()  # type: ignore[no-untyped-call]
         self.models.turn.clear()  # type: ignore[no-untyped-call]
         run = _Run(self, Outcome(script, over_agent), clock)

