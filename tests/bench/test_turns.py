@@ -32,4 +32,4 @@ async def test_an_agent_that_halts_loses_fewer_answers_and_no_barge_in() -> None
     for scores in found.values():
         assert all(each.began_at is not None for each in scores.of("interruption", over_agent=True))
     assert len(table(found).splitlines()) == 3
-    assert all(room.time is time for room in ROOMS), "their clocks run again"  # type: ignore[attr-defined]
+    assert all(room.time is time for room in ROOMS), "their clocks run again"
