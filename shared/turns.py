@@ -19,7 +19,7 @@ class Turns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     start: float = 0.2
-    stop: float = 0.2
+    stop: float = 0.16
     confidence: float = 0.7
     min_volume: float = 0.3
     smart: bool = True

@@ -66,8 +66,8 @@ SHARE: Final = Extent(singles=10, replies=0, rounds=1, series_s=15.0, tool_round
 QUICK_SHARE: Final = Extent(singles=2, replies=0, rounds=0, series_s=3.0, at_once=3, ready=8, tool_rounds=0,
                             scripts_every=0)  # fmt: skip
 
-BESIDE: Final = Beside(crowds=((1, 6), (10, 2), (30, 2)), talks=3, questions=3, interruptions=2,
-                       ladder=(2, 6, 10, 14, 18, 22, 26, 30), step_rounds=2)  # fmt: skip
+BESIDE: Final = Beside(crowds=((1, 4), (10, 2), (30, 1)), talks=2, questions=4, interruptions=2,
+                       ladder=(2, 6, 10, 14, 18, 22), step_rounds=2, stepped=2, steps_until_s=525.0)  # fmt: skip
 QUICK_BESIDE: Final = Beside(crowds=((1, 1), (3, 1)), talks=1, questions=2, interruptions=1,
                              ladder=(2,), step_rounds=1, stepped=2)  # fmt: skip
 

@@ -26,9 +26,9 @@ with warnings.catch_warnings():
 SILENT_STREAM_S: Final = 1.0
 """A caller whose audio stays away for so long has ceased to speak: a carrier sends continuously."""
 
-ASK_AFTER: Final = 0.64
+ASK_AFTER: Final = 0.4
 """Of the silence that makes a pause: the ear is asked for its words before, since its answer takes as long as the rest does. A
-caller who goes on after all has only had a transcript in two pieces."""
+caller who goes on after all has only had a transcript in two pieces. The detector itself is a tenth of a second late."""
 
 EAGER_S: Final = 0.128
 """The same for an agent that is eager, whatever makes a pause for it."""

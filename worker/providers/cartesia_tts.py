@@ -32,8 +32,8 @@ API_VERSION: Final = "2026-03-01"
 OUTLIVED_S: Final = 0.7
 """After so much silence another context is taken: one is gone after 1 s, and refuses what is on its way to it."""
 
-FIRST_WORDS: Final = 3
-"""How many words are spoken at once: nearly a second of sound, in which the rest comes in pieces with a better melody."""
+FIRST_WORDS: Final = 2
+"""How many words are spoken at once: half a second of sound, in which the rest comes in pieces with a better melody."""
 
 BAD_REQUEST: Final = 400
 
