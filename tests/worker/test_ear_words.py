@@ -4,7 +4,8 @@ from pipecat.frames.frames import TranscriptionFrame
 from pydantic import SecretStr
 
 from shared.settings import Settings
-from worker.providers.cartesia_stt import BYTES_PER_S, CartesiaEar
+from worker.providers.call_ear import PCM_BYTES_PER_S as BYTES_PER_S
+from worker.providers.cartesia_stt import CartesiaEar
 from worker.providers.unheard import QUIET_S, Unheard
 
 FRAME = bytes(BYTES_PER_S // 50)

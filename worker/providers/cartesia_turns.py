@@ -19,16 +19,16 @@ from urllib.parse import urlencode
 from pipecat.frames.frames import EagerTranscriptionFrame, InterimTranscriptionFrame, TranscriptionFrame
 from pipecat.transcriptions.language import Language
 from pipecat.utils.time import time_now_iso8601
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from shared.agents import Agent
 from shared.settings import Settings
 from shared.turns import Turns
 from worker.providers.cartesia_stt import CartesiaEar, failed
+from worker.providers.connection import welcomed
 from worker.providers.interface import TurnGoesOn, TurnOver
 from worker.providers.retry import Trouble
-from worker.providers.tls import websocket_options
 
 API_VERSION: Final = "2026-03-01"
 """As Pipecat's services of this vendor."""
@@ -58,8 +58,6 @@ ONSET_S: Final = 0.3
 
 OVERDUE_S: Final = 1.0
 """So long after its patience a server still hears a turn in what is silence to us: its words are given for what they are."""
-
-CLOSE_S: Final = 1.0
 
 
 class ServerTurn:
@@ -187,22 +185,12 @@ class CartesiaTurnsEar(CartesiaEar):
             "turn_end_threshold": END,
             "turn_end_timeout_ms": round(self._patience_s * 1000),
         }
-        socket = await connect(
+        socket = await welcomed(
             f"{self._url}?{urlencode(query)}",
-            additional_headers={"X-API-Key": self._key, "Cartesia-Version": API_VERSION},
-            compression=None,  # mu-law noise does not shrink: deflate costs CPU on each message and saves nothing
-            close_timeout=CLOSE_S,
-            **websocket_options(self._url),
+            {"X-API-Key": self._key, "Cartesia-Version": API_VERSION},
+            ("type", "connected"),
+            failed,
         )
-        connected = False
-        try:
-            said = json.loads(await socket.recv())
-            connected = said.get("type") == "connected"
-        finally:
-            if not connected:
-                socket.transport.abort()
-        if not connected:
-            raise failed(said)
         self._websocket = socket
         return socket
 

@@ -1,6 +1,11 @@
-"""The one connection a voice has: made while its worker is parked, kept by a line, and left for another when that is asked."""
+"""How sockets to providers are made, and the one connection of a voice.
+
+That is made while its worker is parked, kept by a line, and left for another when that is asked.
+"""
 
 import asyncio
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,18 +22,41 @@ FIRST_S: Final = 10.0
 
 CLOSE_S: Final = 1.0
 MOST_BYTES: Final = 16 * 1024 * 1024
+MOST_WORDS_BYTES: Final = 1024 * 1024
+"""Of a message without sound in it."""
 
 
-async def connected(url: str, headers: dict[str, str]) -> ClientConnection:
-    """Make a connection; raises what went wrong."""
+async def connected(url: str, headers: dict[str, str], most_bytes: int = MOST_BYTES) -> ClientConnection:
+    """Make a connection that takes messages of at most `most_bytes`; raises what went wrong."""
     return await connect(
         url,
         additional_headers=headers,
-        max_size=MOST_BYTES,
+        max_size=most_bytes,
         compression=None,  # speech in base64 hardly shrinks: inflating costs CPU on each message
         close_timeout=CLOSE_S,
         **websocket_options(url),
     )
+
+
+async def welcomed(
+    url: str, headers: dict[str, str], welcome: tuple[str, str], failure: Callable[[Mapping[str, Any]], Exception]
+) -> ClientConnection:
+    """Make a connection whose first message says whether it is wanted: by this field with this value.
+
+    Raises:
+        Exception: what `failure` makes of any other message, or what went wrong before.
+    """
+    socket = await connected(url, headers, MOST_WORDS_BYTES)
+    wanted = False
+    try:
+        said = json.loads(await socket.recv())
+        wanted = said.get(welcome[0]) == welcome[1]
+    finally:
+        if not wanted:
+            socket.transport.abort()
+    if not wanted:
+        raise failure(said)
+    return socket
 
 
 class Held:

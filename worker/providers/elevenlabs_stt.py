@@ -1,8 +1,6 @@
-"""ElevenLabs' ear (Scribe): connected from the reservation on, because plans count live sessions.
+"""ElevenLabs' ear (Scribe).
 
-Audio that arrives while there is no connection is kept and sent afterwards, together with what the lost connection had not
-understood yet (`unheard`): the caller may speak over the greeting, and over an outage. Where speech ends the transcript is asked
-for with a commit; its answer, which may be empty, is the last word.
+Where speech ends the transcript is asked for with a commit; its answer, which may be empty, is the last word.
 
 Source: ElevenLabs docs, "Transcripts and commit strategies" (a commit is answered by one committed transcript; what nobody
 commits is committed by the service; nothing is read of the first 2 s), API reference "Realtime" (`input_audio_chunk`,
@@ -17,36 +15,27 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from pipecat.frames.frames import EndFrame, Frame, InterimTranscriptionFrame, TranscriptionFrame
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.frames.frames import EndFrame, InterimTranscriptionFrame, TranscriptionFrame
 from pipecat.services.settings import STTSettings
 from pipecat.services.stt_latency import ELEVENLABS_REALTIME_TTFS_P99
-from pipecat.services.stt_service import STTService
 from pipecat.utils.time import time_now_iso8601
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
 from shared.agents import Agent
 from shared.settings import Settings
-from shared.workers import Resource
-from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
+from worker.providers.call_ear import PCM_BYTES_PER_S, CallEar
+from worker.providers.connection import welcomed
 from worker.providers.languages import base_language
-from worker.providers.line import Failed, Line, Owner
+from worker.providers.line import Failed
 from worker.providers.retry import Trouble
-from worker.providers.tls import websocket_options
-from worker.providers.unheard import PIECE_S, Unheard
+from worker.providers.unheard import PIECE_S
 
 RATE_HZ: Final = 8000
-BYTES_PER_S: Final = 16_000
-"""8 kHz, 16 bits."""
-
-REPORT_S: Final = 5.0
-"""How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
-
 KEEP_ALIVE_S: Final = 5.0
 """After so much time without audio a session is given some silence, well before it is closed: before the stream begins, or
 while it stands still."""
@@ -56,8 +45,6 @@ LEAST_COMMIT_S: Final = 0.35
 
 ECHO_S: Final = 1.0
 """For so long words that were just committed are no news: more words seem to be on their way, and the turn would not end."""
-
-CLOSE_S: Final = 1.0
 
 STATUS: Final[Mapping[str, int]] = {
     "auth_error": 401,
@@ -72,13 +59,12 @@ STATUS: Final[Mapping[str, int]] = {
 """The vendor's words for errors as HTTP statuses; any other is an end of the session that a new one may not have."""
 
 
-class ElevenLabsEar(STTService):
+class ElevenLabsEar(CallEar):
     """The ear."""
-
-    ends_turns = False
 
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
+            trouble,
             sample_rate=RATE_HZ,
             ttfs_p99_latency=ELEVENLABS_REALTIME_TTFS_P99,
             settings=STTSettings(model=settings.elevenlabs_stt_model, language=None),
@@ -87,20 +73,10 @@ class ElevenLabsEar(STTService):
         self._key = settings.elevenlabs_api_key.get_secret_value()
         self._model = settings.elevenlabs_stt_model
         self._language = ""
-        self._trouble = trouble or Trouble(Resource.STT)
-        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
         self._socket: ClientConnection | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._over = False
-        self._unheard = Unheard(BYTES_PER_S)
         self._uncommitted = 0
         self._last_words = ""
         self._last_words_at = float("-inf")
-        self._sending = asyncio.Lock()
-        self._outgoing = asyncio.Event()
-        self._sent_bytes = 0
-        self.active = True
-        self.on_used: Callable[..., None] = nothing_used
 
     # --- the worker asks ----------------------------------------------------------------------------------------------
 
@@ -111,45 +87,9 @@ class ElevenLabsEar(STTService):
     async def open(self, agent: Agent) -> None:
         """Connect in the language of an agent, and stay connected; returns after the first attempt."""
         self._language = base_language(agent.language)
-        if not self._tasks:
-            self._tasks = [self.create_task(self._send()), self.create_task(self._line.run(None))]
-        await self._line.tried.wait()
-
-    def hear(self, pcm: bytes) -> None:
-        """Take a piece of the caller's audio; it goes out in the pieces the vendor advises, or when its speech ends."""
-        self._unheard.add(pcm)
-        if self._unheard.waiting_s >= PIECE_S:
-            self._outgoing.set()
-
-    def speech_began(self) -> None:
-        """Note that the caller speaks."""
-        self._unheard.speaking = True
-
-    def speech_ended(self) -> None:
-        """Ask for a transcript, now or as soon as there is a connection."""
-        self._unheard.end_turn()
-        self._trouble.wanted(time.monotonic())
-        self._outgoing.set()
-
-    def report(self) -> None:
-        """Tell how much was heard since the last time; also called at the end of a call."""
-        seconds, self._sent_bytes = self._sent_bytes / BYTES_PER_S, 0
-        if seconds:
-            self.on_used(stt_seconds=round(seconds, 2))
+        await self._listen()
 
     # --- Pipecat asks -------------------------------------------------------------------------------------------------
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Let everything pass: audio and the ends of speech come by call."""
-        if not self.active and passes(frame):
-            await stand_by(self, frame, direction)
-            return
-        await super().process_frame(frame, direction)
-
-    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        """Take audio that came as a frame; in this pipeline none does."""
-        self.hear(audio)
-        yield None
 
     async def stop(self, frame: EndFrame) -> None:
         """Leave."""
@@ -171,42 +111,18 @@ class ElevenLabsEar(STTService):
             "commit_strategy": "manual",
             "language_code": self._language,
         }
-        socket = await connect(
+        socket = await welcomed(
             f"{self._url}/v1/speech-to-text/realtime?{urlencode(query)}",
-            additional_headers={"xi-api-key": self._key},
-            compression=None,  # mu-law noise does not shrink: deflate costs CPU on each message and saves nothing
-            close_timeout=CLOSE_S,
-            **websocket_options(self._url),
+            {"xi-api-key": self._key},
+            ("message_type", "session_started"),
+            _failure,
         )
-        started = False
-        try:
-            said = json.loads(await socket.recv())
-            started = said.get("message_type") == "session_started"
-        finally:
-            if not started:
-                socket.transport.abort()
-        if not started:
-            raise _failure(said)
         self._uncommitted = 0
         self._socket = socket
         return socket
 
-    async def _lost(self, _why: str) -> bool:
-        async with self._sending:
-            self._unheard.rewind()
-        return not self._over
-
-    async def _ask_again(self) -> None:
-        await self._send_all()
-        if not self._unheard.turns:
-            self._trouble.works(time.monotonic())
-
     async def _disconnect(self) -> None:
-        self._over = True
-        self._line.relax()
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            await self.cancel_task(task)
+        await self._cease()
         socket, self._socket = self._socket, None
         if socket is not None:
             await socket.close()
@@ -220,21 +136,14 @@ class ElevenLabsEar(STTService):
                     await self._outgoing.wait()
             except TimeoutError:
                 if self._line.up:
-                    await self._send_audio(bytes(int(PIECE_S * BYTES_PER_S)))
+                    await self._send_audio(bytes(int(PIECE_S * PCM_BYTES_PER_S)))
                 continue
             self._outgoing.clear()
             if self._line.up:
                 await self._send_all()
 
-    async def _send_all(self) -> None:
-        async with self._sending:
-            while (piece := self._unheard.next()) is not None:
-                sent = await (self._commit() if isinstance(piece, str) else self._send_audio(piece))
-                if not sent:
-                    return
-
-    async def _commit(self) -> bool:
-        missing = int(LEAST_COMMIT_S * BYTES_PER_S) - self._uncommitted
+    async def _ask(self, _word: str) -> bool:
+        missing = int(LEAST_COMMIT_S * PCM_BYTES_PER_S) - self._uncommitted
         if missing > 0 and not await self._send_audio(bytes(missing)):
             return False
         sent = await self._line.send(_chunk(b"", commit=True))
@@ -242,14 +151,13 @@ class ElevenLabsEar(STTService):
         self._line.expect()
         return sent
 
-    async def _send_audio(self, pcm: bytes) -> bool:
-        if not await self._line.send(_chunk(pcm)):
-            return False
-        self._uncommitted += len(pcm)
-        self._sent_bytes += len(pcm)
-        if self._sent_bytes >= REPORT_S * BYTES_PER_S:
-            self.report()
-        return True
+    async def _send_audio(self, audio: bytes) -> bool:
+        sent = await super()._send_audio(audio)
+        self._uncommitted += len(audio) if sent else 0
+        return sent
+
+    def _message(self, audio: bytes) -> str:
+        return _chunk(audio)
 
     # --- words in -----------------------------------------------------------------------------------------------------
 
@@ -293,11 +201,9 @@ class ElevenLabsEar(STTService):
         if not self._unheard.turns:
             self._trouble.idle()
         if text:
-            frame = TranscriptionFrame(text, "", time_now_iso8601(), result=said)
-            frame.interruptible = False  # on a busy machine the caller's words overtake their own barge-in
-            await self.push_frame(frame)
-        if asked and not self._unheard.turns and not self._unheard.speaking:
-            await self.push_frame(TranscriptEnd())
+            await self.push_frame(TranscriptionFrame(text, "", time_now_iso8601(), result=said))
+        if asked:
+            await self._no_more_words()
 
 
 def _chunk(pcm: bytes, *, commit: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""OpenAI's ear: a transcription session over a WebSocket, connected from the reservation on.
+"""OpenAI's ear: a transcription session over a WebSocket.
 
 Sound goes out as it comes from the telephone (mu-law, 8 kHz), and only while the caller speaks: the vendor is paid for what it
 hears, and its models find words in silence. Where speech begins, what was said before the voice detector saw it goes first; where
@@ -14,7 +14,6 @@ Source: OpenAI docs, "Realtime transcription" (`intent=transcription` without a 
 than 100 ms), `session_expired`, and a wrong key, which shows in an error event behind an upgrade that succeeded.
 """
 
-import asyncio
 import base64
 import contextlib
 import itertools
@@ -22,15 +21,12 @@ import json
 import time
 import warnings
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipecat.frames.frames import CancelFrame, EndFrame, Frame, InterimTranscriptionFrame, TranscriptionFrame
-from pipecat.processors.frame_processor import FrameDirection
+from pipecat.frames.frames import CancelFrame, EndFrame, InterimTranscriptionFrame, TranscriptionFrame
 from pipecat.services.settings import STTSettings
 from pipecat.services.stt_latency import OPENAI_REALTIME_TTFS_P99
-from pipecat.services.stt_service import STTService
 from pipecat.utils.time import time_now_iso8601
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -39,13 +35,11 @@ from shared.agents import Agent
 from shared.logs import get
 from shared.settings import Settings
 from shared.turns import Turns
-from shared.workers import Resource
-from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
+from worker.providers.call_ear import CallEar
 from worker.providers.languages import base_language
-from worker.providers.line import Failed, Line, Owner
+from worker.providers.line import Failed
 from worker.providers.retry import Trouble
 from worker.providers.tls import websocket_options
-from worker.providers.unheard import PIECE_S, Unheard
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # gone in 3.13, where audioop-lts provides it
@@ -59,9 +53,6 @@ BYTES_PER_S: Final = 8000
 LEAD_S: Final = 0.6
 """How much of what came before the voice detector began to see speech belongs to it: soft beginnings are not seen. What it sees
 and does not take for speech yet (`Turns.start`) comes on top. More than the 0.1 s that the vendor wants of a turn."""
-
-REPORT_S: Final = 5.0
-"""How often it is told how much was heard: what a killed worker had not told yet is missing in the count."""
 
 RENEW_S: Final = 55 * 60.0
 """A session is made anew between two turns, before the vendor ends it after 60 minutes, perhaps in the middle of one."""
@@ -94,13 +85,13 @@ class Turn:
     text: str | None = None
 
 
-class OpenAIEar(STTService):
+class OpenAIEar(CallEar):
     """The ear."""
-
-    ends_turns = False
 
     def __init__(self, settings: Settings, trouble: Trouble | None = None) -> None:
         super().__init__(
+            trouble,
+            bytes_per_s=BYTES_PER_S,
             ttfs_p99_latency=OPENAI_REALTIME_TTFS_P99,
             settings=STTSettings(model=settings.openai_stt_model, language=None),
         )
@@ -109,9 +100,6 @@ class OpenAIEar(STTService):
         self._headers = {"Authorization": f"Bearer {settings.openai_api_key.get_secret_value()}"}
         self._model = settings.openai_stt_model
         self._language = ""
-        self._trouble = trouble or Trouble(Resource.STT)
-        self._line = Line(self._trouble, Owner(self._dial, self._hear, self._lost, self._ask_again))
-        self._unheard = Unheard(BYTES_PER_S)
         self._unheard.speaking = False
         self._lead: deque[bytes] = deque()
         self._lead_bytes = 0
@@ -120,15 +108,8 @@ class OpenAIEar(STTService):
         self._numbers = itertools.count(1)
         self._partial: dict[str, str] = {}  # of items, the words that came early
         self._failures = 0
-        self._sending = asyncio.Lock()
-        self._outgoing = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         self._socket: ClientConnection | None = None
         self._renew_at = 0.0
-        self._ending = False
-        self._sent_bytes = 0
-        self.active = True
-        self.on_used: Callable[..., None] = nothing_used
 
     def warm(self) -> bool:
         """Say whether speech sent now would be recognised."""
@@ -138,29 +119,13 @@ class OpenAIEar(STTService):
         """Connect in the language of an agent, and stay connected; returns after the first attempt."""
         self._language = base_language(agent.language)
         self._lead_s = LEAD_S + agent.turns.start
-        if not self._tasks:
-            self._tasks = [self.create_task(self._send(), "sending"), self.create_task(self._line.run(None), "line")]
-        await self._line.tried.wait()
-
-    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Let everything pass: audio and the ends of speech come by call."""
-        if not self.active and passes(frame):
-            await stand_by(self, frame, direction)
-            return
-        await super().process_frame(frame, direction)
-
-    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
-        """Take audio that came as a frame; in this pipeline none does."""
-        self.hear(audio)
-        yield None
+        await self._listen()
 
     def hear(self, pcm: bytes) -> None:
         """Take a piece of the caller's audio; while the caller speaks it goes out, as soon as there is enough for a message."""
         ulaw = audioop.lin2ulaw(pcm, 2)
         if self._unheard.speaking:
-            self._unheard.add(ulaw)
-            if self._unheard.waiting_s >= PIECE_S:
-                self._outgoing.set()
+            super().hear(ulaw)
             return
         self._lead.append(ulaw)
         self._lead_bytes += len(ulaw)
@@ -169,23 +134,11 @@ class OpenAIEar(STTService):
 
     def speech_began(self) -> None:
         """Note that the caller speaks, and has done so since a little earlier."""
-        self._unheard.speaking = True
+        super().speech_began()
         self._unheard.add(b"".join(self._lead))
         self._lead.clear()
         self._lead_bytes = 0
         self._outgoing.set()
-
-    def speech_ended(self) -> None:
-        """Ask for a transcript, now or as soon as there is a connection."""
-        self._unheard.end_turn()
-        self._trouble.wanted(time.monotonic())
-        self._outgoing.set()
-
-    def report(self) -> None:
-        """Tell how much was heard since the last time; also called at the end of a call."""
-        seconds, self._sent_bytes = self._sent_bytes / BYTES_PER_S, 0
-        if seconds:
-            self.on_used(stt_seconds=round(seconds, 2))
 
     async def stop(self, frame: EndFrame) -> None:
         """Hear nothing more."""
@@ -203,40 +156,23 @@ class OpenAIEar(STTService):
         await self._end()
 
     async def _end(self) -> None:
-        self._ending = True
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            await self.cancel_task(task)
+        await self._cease()
         if self._socket is not None:
             self._socket.transport.abort()
             self._socket = None
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    async def _send(self) -> None:
-        while True:
-            await self._outgoing.wait()
-            self._outgoing.clear()
-            if self._line.up:
-                await self._send_all()
+    async def _ask(self, _word: str) -> bool:
+        turn = Turn(f"turn_{next(self._numbers)}")
+        self._turns.append(turn)
+        sent = await self._line.send(json.dumps({"type": "input_audio_buffer.commit", "event_id": turn.event}))
+        if sent:
+            self._line.expect()
+        return sent
 
-    async def _send_all(self) -> None:
-        async with self._sending:
-            while (piece := self._unheard.next()) is not None:
-                if isinstance(piece, str):
-                    turn = Turn(f"turn_{next(self._numbers)}")
-                    self._turns.append(turn)
-                    message = json.dumps({"type": "input_audio_buffer.commit", "event_id": turn.event})
-                else:
-                    message = f'{{"type":"input_audio_buffer.append","audio":"{base64.b64encode(piece).decode()}"}}'
-                if not await self._line.send(message):
-                    return
-                if isinstance(piece, str):
-                    self._line.expect()
-                else:
-                    self._sent_bytes += len(piece)
-                    if self._sent_bytes >= REPORT_S * BYTES_PER_S:
-                        self.report()
+    def _message(self, audio: bytes) -> str:
+        return f'{{"type":"input_audio_buffer.append","audio":"{base64.b64encode(audio).decode()}"}}'
 
     # --- the connection -----------------------------------------------------------------------------------------------
 
@@ -275,17 +211,11 @@ class OpenAIEar(STTService):
         }
         return {"type": "transcription", "audio": {"input": hearing}}
 
-    async def _lost(self, _why: str) -> bool:
-        async with self._sending:
-            self._unheard.rewind()
-            self._turns.clear()
-            self._partial.clear()
-        return not self._ending
-
-    async def _ask_again(self) -> None:
-        await self._send_all()
-        if not self._unheard.turns:
-            self._trouble.works(time.monotonic())
+    async def _lost(self, why: str) -> bool:
+        again = await super()._lost(why)
+        self._turns.clear()
+        self._partial.clear()
+        return again
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -333,9 +263,7 @@ class OpenAIEar(STTService):
         while self._turns and self._turns[0].text is not None:
             self._unheard.flushed()
             if words := self._turns.popleft().text:
-                frame = TranscriptionFrame(words, "", time_now_iso8601())
-                frame.interruptible = False  # on a busy machine the caller's words overtake their own barge-in
-                await self.push_frame(frame)
+                await self.push_frame(TranscriptionFrame(words, "", time_now_iso8601()))
         if self._turns:
             self._line.expect()
             return
@@ -346,10 +274,8 @@ class OpenAIEar(STTService):
 
     async def _quiet(self) -> None:
         """Say that no more words will come, unless the caller speaks."""
-        if self._unheard.speaking:
-            return
-        await self.push_frame(TranscriptEnd())
-        if self._socket is not None and time.monotonic() > self._renew_at:
+        over = await self._no_more_words()
+        if over and self._socket is not None and time.monotonic() > self._renew_at:
             with contextlib.suppress(OSError):
                 await self._socket.close()
 
