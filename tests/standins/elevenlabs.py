@@ -10,25 +10,18 @@ which the vendor's SDK uses.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
 from tests.standins import elevenlabs_wire as wire
-from tests.standins.control import parser, serve, settings_from
+from tests.standins import speech_desk
 from tests.standins.elevenlabs_socket import Desk, ElevenLabsSettings
 from tests.standins.elevenlabs_stt import SttSession, options_from
 from tests.standins.elevenlabs_tts import MODELS_ELSEWHERE, TtsSession
-from tests.standins.speech import ScriptedSpeech
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import AsyncIterator
-
+    from starlette.applications import Starlette
     from starlette.websockets import WebSocket
 
     from tests.standins.speech import Speech
@@ -61,37 +54,17 @@ def application(settings: ElevenLabsSettings, speech: Speech) -> Starlette:
                 return
             await SttSession(desk, socket, options).run()
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(desk.watch())
-            yield
-            watching.cancel()
-
     routes = [
-        desk.control.route(),
         WebSocketRoute("/v1/text-to-speech/{voice_id}/multi-stream-input", tts),
         WebSocketRoute("/v1/text-to-speech/{voice_id}/stream-input", tts),
         WebSocketRoute("/v1/speech-to-text/realtime", stt),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
-
-
-def _speech(options: argparse.Namespace) -> Speech:
-    if options.speech == "scripted":
-        return ScriptedSpeech.from_folder(options.lexicon)
-    from tests.standins.local_speech import LocalSpeech  # half a gigabyte of models, and an optional extra
-
-    return LocalSpeech()
+    return speech_desk.application(desk, routes)
 
 
 def main() -> None:
     """Run the stand-in."""
-    arguments = parser("elevenlabs", "ElevenLabs TTS and STT", ElevenLabsSettings)
-    arguments.add_argument("--speech", choices=["scripted", "local"], default="scripted")
-    arguments.add_argument("--lexicon", type=Path, help="folder of known recordings, for --speech scripted")
-    options = arguments.parse_args()
-    serve("elevenlabs", application(settings_from(options, ElevenLabsSettings), _speech(options)), options)
+    speech_desk.run("elevenlabs", "ElevenLabs TTS and STT", ElevenLabsSettings, application)
 
 
 if __name__ == "__main__":
