@@ -244,6 +244,22 @@ async def test_the_first_token_of_each_completion_is_seen_once() -> None:
     assert reports.stages == [Stage.LLM, Stage.LLM]
 
 
+def withdrawals(held: FirstAnswerGate) -> asyncio.Queue[bool]:
+    """Have it noted what a gate tells of answers that are withdrawn."""
+    withdrawn: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
+        withdrawn.put_nowait(wanted)
+
+    held.on_withdrawn = note
+    return withdrawn
+
+
+def told(notes: asyncio.Queue[bool]) -> list[bool]:
+    """Give what was noted so far."""
+    return [notes.get_nowait() for _ in range(notes.qsize())]
+
+
 def speculative() -> LLMContextFrame:
     """Ask ahead of a turn's end."""
     return LLMContextFrame(LLMContext([{"role": "user", "content": "hello"}]), speculation=True)
@@ -267,12 +283,7 @@ async def test_what_is_asked_ahead_is_written_down_when_its_turn_has_ended() -> 
 async def test_what_is_asked_ahead_and_withdrawn_is_never_written_down() -> None:
     held, journal = gate()
     held.open()
-    withdrawn: list[bool] = []
-
-    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
-        withdrawn.append(wanted)
-
-    held.on_withdrawn = note
+    withdrawn = withdrawals(held)
     async with piped(held) as rig:
         for overtaken in (False, True):
             await rig.send(*((EagerEndOfTurnCancelFrame(), speculative()) if overtaken else (speculative(),)))
@@ -281,26 +292,21 @@ async def test_what_is_asked_ahead_and_withdrawn_is_never_written_down() -> None
             await rig.until(UserStoppedSpeakingFrame)
             await rig.send(UserStartedSpeakingFrame())
             await rig.until(UserStartedSpeakingFrame)
-    assert (journal.empty(), withdrawn) == (True, [False, False])
+    assert (journal.empty(), told(withdrawn)) == (True, [False, False])
 
 
 async def test_an_answer_the_model_gave_up_while_its_turn_ended_is_still_wanted() -> None:
     """The model asks for a tool and may not ahead; its word for that and the end of the turn cross on their way."""
     held, _ = gate()
     held.open()
-    withdrawn: list[bool] = []
-
-    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
-        withdrawn.append(wanted)
-
-    held.on_withdrawn = note
+    withdrawn = withdrawals(held)
     async with piped(held) as rig:
         await rig.send(speculative())
         await rig.until(LLMContextFrame)
         await rig.send(UserStoppedSpeakingFrame())
         await rig.until(UserStoppedSpeakingFrame)
         await held.process_frame(EagerEndOfTurnCancelFrame(), FrameDirection.UPSTREAM)
-    assert withdrawn == [True]
+    assert told(withdrawn) == [True]
 
 
 async def test_an_end_of_turn_that_overtakes_what_was_asked_ahead_confirms_it() -> None:
@@ -318,12 +324,7 @@ async def test_an_end_of_turn_that_has_not_heard_of_the_models_refusal_is_answer
     """The model gives up what was asked ahead; its word goes up while the turn ends in the belief that it is answered."""
     held, _ = gate()
     held.open()
-    withdrawn: asyncio.Queue[bool] = asyncio.Queue()
-
-    async def note(wanted: bool) -> None:  # noqa: FBT001 - the signature is the gate's
-        withdrawn.put_nowait(wanted)
-
-    held.on_withdrawn = note
+    withdrawn = withdrawals(held)
     async with piped(held) as rig:
         for normal in (False, True):
             await rig.send(UserStartedSpeakingFrame())
