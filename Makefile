@@ -12,9 +12,11 @@ $(STAMP): requirements.lock pyproject.toml deploy/install.sh
 	@deploy/install.sh
 	@touch $(STAMP)
 
-lock:  ## resolve the dependencies again
-	uv pip compile -q pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-annotate --no-emit-index-url --upgrade -o requirements.lock
+LOCK := .venv/bin/python -m uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url
+
+lock: $(STAMP)  ## resolve the dependencies again, newer ones too with UPGRADE=1
+	$(LOCK) --python-version 3.11 pyproject.toml --all-extras --group dev $(if $(UPGRADE),--upgrade) -o requirements.lock
+	deploy/requirements/lock.sh
 
 format: $(STAMP)  ## format the code
 	.venv/bin/ruff check --fix-only -q .

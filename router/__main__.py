@@ -38,7 +38,7 @@ def main() -> None:
         clips = _check(settings)
         sock = listen(settings.router_address, settings.router_port)
     except OffhookError as error:
-        refuse(error)
+        refuse(error, served=True)
     for chatty in ("uvicorn.error", "watchfiles.main"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     gc.freeze()

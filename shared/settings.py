@@ -8,16 +8,17 @@ import base64
 import binascii
 import ipaddress
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, Self
+from typing import Annotated, Any, Final, NoReturn, Self, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from shared import logs
+from shared import logs, settings_files
 from shared.errors import OffhookError, SettingsError
 from shared.letters import TWILIO_TIMEOUT_S
 from shared.processes import (
@@ -32,6 +33,8 @@ from shared.processes import (
 )
 
 ASSETS: Final = Path(__file__).resolve().parent.parent / "audio_assets"
+
+MOST_PAUSE_S: Final = 3600.0
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
     public_base_url: Text = ""
     redis_url: Text = "redis://127.0.0.1:6379/0"
     log_level: Text = "INFO"
+    settings_file: Path | None = None
+    restart_pause: Annotated[float, Field(ge=0, le=MOST_PAUSE_S)] = 0.0
+    otel_exporter_otlp_endpoint: Text = ""
+    otel_exporter_otlp_headers: Secret = SecretStr("")
 
     twilio_account_sid: Text = ""
     twilio_auth_token: Secret = SecretStr("")
@@ -134,6 +141,27 @@ class Settings(BaseSettings):
 
     router_host: Text = "0.0.0.0"
     router_port: Port = 8080
+    router_metrics_port: Port | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Say what wins: what was passed, the environment, `.env`, and last the file of defaults; secrets also in files."""
+        del file_secret_settings
+        own = {**_variables(dotenv_settings), **_variables(env_settings)}
+        sources = [init_settings, env_settings, dotenv_settings]
+        named = own
+        if path := own.get("settings_file"):
+            sources.append(settings_files.defaults(settings_cls, path))
+            named = {**_variables(sources[-1]), **own}
+        passed = frozenset(init_settings())
+        return (init_settings, settings_files.SecretFiles(settings_cls, named, passed), *sources[1:])
 
     @field_validator("public_base_url")
     @classmethod
@@ -156,7 +184,10 @@ class Settings(BaseSettings):
             raise ValueError(f"must be one of {', '.join(SPEECH_PROVIDERS)}")
         return value
 
-    @field_validator("supabase_url", "openai_base_url", "elevenlabs_url", "twilio_api_base_url", "records_webhook_url")
+    @field_validator(
+        "supabase_url", "openai_base_url", "elevenlabs_url", "twilio_api_base_url", "records_webhook_url",
+        "otel_exporter_otlp_endpoint",
+    )  # fmt: skip
     @classmethod
     def _http_url(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
@@ -235,6 +266,11 @@ class Settings(BaseSettings):
         return self.ticket_key.get_secret_value() or self.twilio_auth_token.get_secret_value()
 
 
+def _variables(source: PydanticBaseSettingsSource) -> Mapping[str, str | None]:
+    """Give the variables a source has read, also those that are no setting, by lower-case name."""
+    return cast("DotEnvSettingsSource", source).env_vars
+
+
 def _signs(secret: str) -> bool:
     """Say whether a secret is one to sign webhooks with. Source: Standard Webhooks specification, "Signature scheme"."""
     try:
@@ -290,7 +326,11 @@ def _speech(settings: Settings) -> Iterator[str]:
 def environment(process: Process) -> dict[str, str]:
     """Give the environment of a child of that kind: our own, without what is withheld from it."""
     withheld = WITHHELD.get(process, frozenset())
-    return {name: value for name, value in os.environ.items() if name.lower() not in withheld}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower().removesuffix(settings_files.SUFFIX) not in withheld
+    }
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
@@ -304,11 +344,27 @@ def _secrets(settings: Settings) -> Iterator[str]:
     yield from parse_qs(address.query).get("password", [])
 
 
-def refuse(error: OffhookError) -> NoReturn:
-    """Say on stderr what is wrong, one line per problem, and exit 2: what every `__main__` does before it listens."""
+def refuse(error: OffhookError, *, served: bool = False) -> NoReturn:
+    """Say on stderr what is wrong, one line per problem, and exit 2: what every `__main__` does before it listens.
+
+    A process that is `served` by something that starts it again waits `RESTART_PAUSE` in between, or until it is told to stop.
+    """
     for line in str(error).splitlines():
-        print(f"offhook: {line}", file=sys.stderr)  # noqa: T201 - the logs are not configured yet
+        print(f"offhook: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the logs are not configured yet
+    pause_s = _restart_pause_s() if served else 0.0
+    if pause_s:
+        stops = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+        signal.sigtimedwait(stops, pause_s)
     sys.exit(2)
+
+
+def _restart_pause_s() -> float:
+    """Read it by itself: whatever else is set may be what is wrong."""
+    try:
+        return min(max(0.0, float(os.environ.get("RESTART_PAUSE", ""))), MOST_PAUSE_S)
+    except ValueError:
+        return 0.0
 
 
 def _text(value: SecretStr | str) -> str:

@@ -39,7 +39,7 @@ def main() -> None:
             door_socket = door.listen(configured.handoff_dir, pool)
             opened.pop_all()  # both are the pool's now
     except OffhookError as error:
-        settings.refuse(error)
+        settings.refuse(error, served=True)
     logs.configure(configured.log_level, process="pool", pool=pool)
     warn(checked)
     gc.freeze()  # a full collection would look at 100,000 objects that never go, while somebody's upgrade waits

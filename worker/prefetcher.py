@@ -155,7 +155,7 @@ def main() -> None:
         metrics = PrefetchMetrics(made)
         port = expose(conf, made)
     except SettingsError as error:
-        settings.refuse(error)
+        settings.refuse(error, served=True)
     os.nice(NICENESS)
     if not conf.supabase_url:
         _log.warning("no SUPABASE_URL: every customer will be unavailable")

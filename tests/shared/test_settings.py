@@ -248,7 +248,7 @@ def test_settings_cannot_be_changed_after_they_were_read() -> None:
 
 def test_secrets_are_those_that_name_themselves_so() -> None:
     assert set(SECRETS) == {
-        name.upper() for name in Settings.model_fields if name.endswith(("_key", "_token", "_secret"))
+        name.upper() for name in Settings.model_fields if name.endswith(("_key", "_token", "_secret", "_headers"))
     }
 
 
