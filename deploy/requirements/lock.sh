@@ -10,6 +10,6 @@ lock() {
 }
 
 lock router pyproject.toml --extra router --extra tracing -c requirements.lock
-lock worker pyproject.toml --extra worker --extra tracing -c requirements.lock
-lock demo pyproject.toml --extra router --extra worker --extra tracing --extra local -c requirements.lock
+lock worker pyproject.toml --extra worker --extra tracing -c requirements.lock --override deploy/requirements/without.txt
+lock demo pyproject.toml --extra router --extra worker --extra tracing --extra local -c requirements.lock --override deploy/requirements/without.txt
 lock build deploy/requirements/build.in
