@@ -4,6 +4,7 @@ Those of routers and prefetchers are in `metrics_router` and `metrics_prefetch`.
 observations to its pool. CallSid and phone numbers are never labels.
 """
 
+import importlib.metadata
 import itertools
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -15,6 +16,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from shared.calls import EndReason
+from shared.messages import PROTOCOL_VERSION
 from shared.workers import Resource, WorkerState
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # one extra series per child otherwise
@@ -80,6 +82,9 @@ class Opened(StrEnum):
     AWAITED = "awaited"  # is when an answer waited for it
 
 
+NO_RESOURCES: Final = ("zygote", "other")
+"""What else a worker may not become ready for."""
+
 PROVIDERS: Final = (Resource.TTS, Resource.STT, Resource.LLM)
 """The resources that somebody else provides."""
 
@@ -135,7 +140,17 @@ def registry() -> CollectorRegistry:
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     GCCollector(registry=made)
+    built = Gauge("offhook_build_info", "1, with what is running", ["version", "protocol"], registry=made)
+    built.labels(version(), str(PROTOCOL_VERSION)).set(1)
     return made
+
+
+def version() -> str:
+    """Give the version of this installation; `unknown` for a folder that was not installed."""
+    try:
+        return importlib.metadata.version("offhook")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 class PoolMetrics:
@@ -228,21 +243,23 @@ class PoolMetrics:
 
     def _begin(self, slots: int) -> None:
         """Show every series from the beginning: one that appears with its first event has no increase to alert on."""
-        for limit in ("soft", "hard"):
-            self._over_memory.labels(limit)
+        closed: tuple[tuple[Counter, Iterable[str]], ...] = (
+            (self._over_memory, ("soft", "hard")),
+            (self._failed_warmups, (*Resource, *NO_RESOURCES)),
+            (self._refused, UpgradeRefusal),
+            (self._llm_connections, Opened),
+            (self._llm_tokens, ("yes", "no")),
+            (self._reloads, ReloadOutcome),
+            (self._calls, EndReason),
+            (self._oddities, Oddity),
+        )
+        for counter, labels in closed:
+            for label in labels:
+                counter.labels(label)
         for loss, outcome in itertools.product(Loss, Failover):
             self._failovers.labels(loss, outcome)
         for provider, cause in itertools.product(PROVIDERS, Setback):
             self._retries.labels(provider, cause)
-        for when, cached in zip(Opened, ("yes", "no"), strict=True):
-            self._llm_connections.labels(when)
-            self._llm_tokens.labels(cached)
-        for reload in ReloadOutcome:
-            self._reloads.labels(reload)
-        for reason in EndReason:
-            self._calls.labels(reason)
-        for oddity in Oddity:
-            self._oddities.labels(oddity)
         for slot in range(slots):
             self.show_worker(slot, None, {})
         for state in WorkerState:
@@ -303,7 +320,7 @@ class PoolMetrics:
 
     def warmup_failed(self, resource: str) -> None:
         """Count a worker that did not become ready; an unknown resource counts as `other`."""
-        known = resource if resource in {*Resource, "zygote"} else "other"
+        known = resource if resource in {*Resource, *NO_RESOURCES} else "other"
         self._failed_warmups.labels(known).inc()
 
     def over_memory(self, *, hard: bool) -> None:

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.metrics import FAST, WAITING, HoldOutcome
+from shared.metrics import FAST, WAITING, HoldOutcome, UpgradeRefusal
 
 
 class RouterMetrics:
@@ -13,6 +13,8 @@ class RouterMetrics:
             "offhook_webhook_seconds", "Webhook read to answer written", ["result"], registry=registry, buckets=FAST
         )
         self._refused = Counter("offhook_requests_refused", "Requests refused", ["route", "reason"], registry=registry)
+        for refusal in UpgradeRefusal:
+            self._refused.labels("media", refusal)
         self._upgrades = Counter("offhook_upgrades", "Media upgrades", ["result"], registry=registry)
         self._enqueue = Counter("offhook_prefetch_enqueued", "Prefetch jobs queued", ["result"], registry=registry)
         self._ready = Gauge("offhook_router_ready_workers", "Ready workers of connected pools", registry=registry)

@@ -19,10 +19,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 from shared import logs, redis_door, rlimits, settings
 from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import registry
-from shared.metrics_prefetch import PrefetchMetrics
+from shared.metrics_prefetch import PrefetchMetrics, QueueMetrics
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.processes import Process
 from shared.settings import Settings
+from worker.prefetcher_queues import Queues
 from worker.prefetcher_report import DeadLetters, MessageTried, Observation, read
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def main() -> None:
         logs.configure(conf.log_level, process="prefetcher")
         made = registry()
         metrics = PrefetchMetrics(made)
+        QueueMetrics(made, Queues(conf.redis_url).look)
         port = expose(conf, made)
     except SettingsError as error:
         settings.refuse(error, served=True)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from shared.calls import EndReason
 from shared.metrics import Oddity, PoolMetrics, Stage, Timing, UpgradeRefusal
-from shared.metrics_prefetch import PrefetchMetrics
+from shared.metrics_prefetch import Depths, JobState, PrefetchMetrics, QueueMetrics
 from shared.metrics_router import RouterMetrics
 from shared.tool_metrics import ToolMetrics
 from shared.workers import Resource, WorkerState
@@ -25,7 +25,7 @@ ENVIRONMENT_ROOMS = {
 REDIS_ROOMS = {"shared/redis_door.py"}
 LABELS = {
     "state", "worker", "resource", "stage", "end_reason", "oddity", "reason", "result", "route", "outcome", "le", "limit",
-    "provider", "cause", "server", "when", "cached",
+    "provider", "cause", "server", "when", "cached", "queue",
 }  # fmt: skip
 """Closed sets all: `worker` is a slot number, `server` one of the agents file. A call or a phone number is never one."""
 
@@ -146,6 +146,7 @@ def families() -> list[Metric]:
     router.upgrade(handed_off=True)
     router.prefetch_queued(queued=True)
     prefetch.prefetched("found", 1.0)
+    QueueMetrics(made, lambda: Depths({"prefetch": {JobState.QUEUED: 1}}, {"prefetch": 1.0}))
     tools = ToolMetrics(made)
     tools.host_up(up=True)
     tools.server_up("crm", up=True)

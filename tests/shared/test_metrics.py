@@ -1,10 +1,13 @@
 """Metrics: the names outsiders rely on, complete from the start, and nothing else."""
 
+import importlib.metadata
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.calls import EndReason
+from shared.messages import PROTOCOL_VERSION
 from shared.metrics import (
     FAST,
     PROVIDERS,
@@ -17,8 +20,9 @@ from shared.metrics import (
     Timing,
     UpgradeRefusal,
     registry,
+    version,
 )
-from shared.metrics_prefetch import PrefetchMetrics
+from shared.metrics_prefetch import Depths, JobState, PrefetchMetrics, QueueMetrics
 from shared.metrics_router import RouterMetrics
 from shared.workers import PARKED_RESOURCES, Resource, WorkerState
 
@@ -144,10 +148,11 @@ def test_what_calls_use_of_the_model_is_counted(made: CollectorRegistry, pool: P
 
 
 def test_a_failed_warm_up_never_invents_a_label(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    before = _samples(made)["offhook_warmups_failed_total"]
+    assert before == [{"resource": each} for each in (*Resource, "zygote", "other")]
     for resource in ("tts", "zygote", "+5511999990000", "Traceback (most recent call last)"):
         pool.warmup_failed(resource)
-    shown = {name: _samples(made)[name] for name in _samples(made) if name == "offhook_warmups_failed_total"}
-    assert shown == {"offhook_warmups_failed_total": [{"resource": each} for each in ("tts", "zygote", "other")]}
+    assert _samples(made)["offhook_warmups_failed_total"] == before
     assert value(made, "offhook_warmups_failed_total", resource="other") == 2
 
 
@@ -175,6 +180,48 @@ def test_the_prefetchers_show_lookups_by_outcome(made: CollectorRegistry) -> Non
     prefetch.prefetched("failed", -1)
     assert value(made, "offhook_context_prefetch_seconds_bucket", outcome="found", le="0.5") == 1
     assert value(made, "offhook_context_prefetch_seconds_sum", outcome="failed") == 0
+
+
+def test_what_is_in_the_queues_is_shown_as_it_is_at_the_scrape(made: CollectorRegistry) -> None:
+    """Registering asks nobody, and a Redis that is away leaves nothing but that it is."""
+    looks = [None, Depths({"prefetch": {JobState.QUEUED: 3, JobState.FAILED: 0}}, {"prefetch": 1.5})]
+    QueueMetrics(made, looks.pop)
+    assert len(looks) == 2
+    shown = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in made.collect()
+        for sample in family.samples
+    }
+    assert shown == {
+        ("offhook_rq_up",): 1,
+        ("offhook_rq_jobs", "prefetch", "queued"): 3,
+        ("offhook_rq_jobs", "failed", "prefetch"): 0,
+        ("offhook_rq_oldest_job_seconds", "prefetch"): 1.5,
+    }
+    assert [(sample.name, sample.value) for family in made.collect() for sample in family.samples] == [
+        ("offhook_rq_up", 0)
+    ]
+
+
+def test_every_process_says_which_version_it_is_and_what_it_speaks() -> None:
+    info = {"version": importlib.metadata.version("offhook"), "protocol": str(PROTOCOL_VERSION)}
+    assert registry().get_sample_value("offhook_build_info", info) == 1
+
+
+def test_a_folder_that_was_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert version() == "unknown"
+
+
+def test_refused_upgrades_exist_before_they_are_counted(made: CollectorRegistry, pool: PoolMetrics) -> None:
+    del pool
+    RouterMetrics(made)
+    for refusal in UpgradeRefusal:
+        assert value(made, "offhook_handoffs_refused_total", reason=refusal) == 0
+        assert value(made, "offhook_requests_refused_total", route="media", reason=refusal) == 0
 
 
 def test_the_targets_are_edges() -> None:

@@ -377,3 +377,29 @@ def test_the_job_is_found_under_its_name() -> None:
     from worker.jobs.customer import prefetch
 
     assert import_attribute(JOB) is prefetch
+
+
+async def test_the_queues_are_on_the_page_and_a_hanging_redis_does_not_keep_it(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    def shown() -> dict[str, float]:
+        return {
+            sample.labels.get("queue", "") + sample.labels.get("state", "") or sample.name: sample.value
+            for family in text_string_to_metric_families(running.page())
+            if family.name.startswith("offhook_rq_")
+            for sample in family.samples
+            if sample.name != "offhook_rq_oldest_job_seconds"
+        }
+
+    with prefetchers(redis_server.url, tmp_path, None) as running:
+        until("workers", lambda: running.working(2))
+        with redis_door.for_rq(redis_server.url) as client:
+            queue = Queue(AFTERCALL_QUEUE, connection=client, serializer=JSONSerializer)
+            queue.enqueue_in(timedelta(hours=1), "time.time")
+        assert shown()["aftercallscheduled"] == 1
+        assert shown()["prefetchqueued"] == 0
+        os.kill(redis_server.pid, signal.SIGSTOP)
+        assert shown() == {"offhook_rq_up": 0}
+        os.kill(redis_server.pid, signal.SIGCONT)
+        until("it is seen again", lambda: shown()["offhook_rq_up"] == 1)
+        assert running.end() == 0
