@@ -147,7 +147,7 @@ class Stack:
         self._note_to = note
         self._given_up = False
         self.redis = RedisServer()
-        self.router_port, self.pool_metrics_port, self.prefetch_metrics_port = _free_ports(3)
+        self.router_port, self.pool_metrics_port, self.prefetch_metrics_port = free_ports(3)
         self.cartesia: Standin
         self.elevenlabs: Standin  # of a plan with one
         self.openai: Standin
@@ -407,7 +407,7 @@ def sample(page: str, name: str, labels: Mapping[str, str]) -> float:
     return 0.0
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Reserve ports by binding them all before closing any, so that they differ."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(one.getsockname()[1]) for one in sockets]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import ssl
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -64,26 +66,44 @@ class Bounds:
     total_s: float
 
 
-def address(target: str) -> tuple[str, int]:
-    """Host and port of a plain-HTTP `target`."""
-    parts = urlsplit(target)
-    return parts.hostname or "127.0.0.1", parts.port or 80
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is connected to: where it really listens and, for HTTPS, the name its certificate must be good for.
+
+    `ca_file` is whose certificates are believed; empty: those this machine believes.
+    """
+
+    target: str
+    name: str
+    ca_file: str = ""
+
+    def address(self) -> dict[str, Any]:
+        """What `create_connection` is to be told."""
+        parts = urlsplit(self.target)
+        host = parts.hostname or "127.0.0.1"
+        if parts.scheme != "https":
+            return {"host": host, "port": parts.port or 80}
+        return {"host": host, "port": parts.port or 443, "ssl": _trust(self.ca_file), "server_hostname": self.name}
 
 
-async def send(target: str, request: Request, bounds: Bounds) -> Answer:
-    """Send `request` to `target` and return the answer; redirects are not followed.
+@functools.cache
+def _trust(ca_file: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file or None)
+
+
+async def send(peer: Peer, request: Request, bounds: Bounds) -> Answer:
+    """Send `request` to `peer` and return the answer; redirects are not followed.
 
     Raises `ConnectFailed` when no connection came about and `RequestBroken` when no whole answer did.
     """
     sent_at = time.monotonic()
     loop = asyncio.get_running_loop()
     exchange = _Exchange(request.encode(), loop.create_future())
-    host, port = address(target)
     try:
         async with asyncio.timeout(bounds.connect_s):
-            transport, _ = await loop.create_connection(lambda: exchange, host, port)
+            transport, _ = await loop.create_connection(lambda: exchange, **peer.address())
     except (OSError, TimeoutError) as error:
-        raise ConnectFailed(f"{host}:{port}: {str(error) or 'timed out'}") from error
+        raise ConnectFailed(f"{peer.target}: {str(error) or 'timed out'}") from error
     try:
         async with asyncio.timeout(bounds.total_s - (time.monotonic() - sent_at)):
             answered_at = await exchange.done

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from tests.standins.carrier_http import Answer, Bounds, ConnectFailed, Request, send
+from tests.standins.carrier_http import Answer, Bounds, ConnectFailed, Peer, Request, send
 from tests.standins.carrier_sign import Sign, signature_headers
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ def path_at_target(settings: CarrierSettings, url: str) -> str:
     if (SCHEMES.get(wanted.scheme, wanted.scheme), wanted.netloc) != (public.scheme, public.netloc):
         raise ConnectFailed(f"{url} is not below {settings.public_base_url}")
     return (wanted.path or "/") + (f"?{wanted.query}" if wanted.query else "")
+
+
+def peer(settings: CarrierSettings) -> Peer:
+    """Who answers for the public URL."""
+    return Peer(settings.target, urlsplit(settings.public_base_url).hostname or "", settings.ca_file)
 
 
 def common_headers(settings: CarrierSettings) -> dict[str, str]:
@@ -71,7 +76,7 @@ async def request(settings: CarrierSettings, post: Post) -> Answer:
     bounds = Bounds(settings.connect_timeout_s, settings.webhook_timeout_s)
     for _ in range(settings.connect_retries):
         try:
-            return await send(settings.target, wire, bounds)
+            return await send(peer(settings), wire, bounds)
         except ConnectFailed:
             continue
-    return await send(settings.target, wire, bounds)
+    return await send(peer(settings), wire, bounds)

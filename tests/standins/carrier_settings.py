@@ -17,11 +17,13 @@ class CallFailed(Exception):
 class CarrierSettings:
     """How the carrier reaches the system under test and how it behaves.
 
-    `target` is where the router really listens (plain HTTP); `public_base_url` is what is signed and what TwiML names.
+    `target` is where the router, or with https:// an edge before it, really listens; `public_base_url` is what is signed, what
+    TwiML names, and whose certificate the edge must have.
     """
 
     target: str = "http://127.0.0.1:8080"
     public_base_url: str = "https://voice.example.test"
+    ca_file: str = ""  # whose certificates are believed; empty: those this machine believes
     account_sid: str = "AC00000000000000000000000000000001"
     auth_token: str = "carrier-auth-token"
     webhook_path: str = "/incoming-call"  # may carry a query string

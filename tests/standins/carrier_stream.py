@@ -9,11 +9,11 @@ Source: Twilio docs, Media Streams WebSocket messages.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from tests.standins.carrier_http import address
 from tests.standins.carrier_inject import Injector
 from tests.standins.carrier_messages import (
     CONNECTED,
@@ -28,6 +28,7 @@ from tests.standins.carrier_messages import (
 )
 from tests.standins.carrier_plan import Host, StreamPlan
 from tests.standins.carrier_record import MarkReceived, MediaReceived, StreamRecord
+from tests.standins.carrier_requests import peer
 from tests.standins.carrier_settings import CallFailed
 from tests.standins.carrier_wire import SWITCHING_PROTOCOLS, Wire, WireEnd
 
@@ -69,13 +70,14 @@ class MediaStream:
         `refused` (an answer other than 101) or `unreachable` (no connection, or no answer in time).
         """
         settings = self._plan.settings
-        host, port = address(settings.target)
         try:
             async with asyncio.timeout(settings.upgrade_timeout_s):
-                await self._loop.create_connection(lambda: self._wire, host, port)
+                await self._loop.create_connection(lambda: self._wire, **peer(settings).address())
                 await self._answered
         except TimeoutError:
             self._host.notice(31901, "no answer to the media upgrade in time")
+        except ssl.SSLError as error:
+            self._host.notice(31910, f"media upgrade: {error}")
         except OSError as error:
             self._host.notice(31902, f"media upgrade could not connect: {error}")
         try:

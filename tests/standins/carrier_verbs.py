@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from tests.standins import carrier_fetch
 from tests.standins.carrier_fetch import FetchFailed
-from tests.standins.carrier_http import ConnectFailed, address
+from tests.standins.carrier_http import ConnectFailed
 from tests.standins.carrier_messages import StreamIds
 from tests.standins.carrier_plan import StreamPlan
 from tests.standins.carrier_record import Spoken
-from tests.standins.carrier_requests import Post, absolute, common_headers, path_at_target
+from tests.standins.carrier_requests import Post, absolute, common_headers, path_at_target, peer
 from tests.standins.carrier_sign import Sign, new_sid, signature_headers
 from tests.standins.carrier_stream import MediaStream
 from tests.standins.carrier_wire import Upgrade, Wire, WireEnd
@@ -165,7 +165,7 @@ async def upgrade_status(settings: CarrierSettings, url: str, sign: Sign = "vali
     wire = Wire(_upgrade(settings, url, sign), probe)
     try:
         async with asyncio.timeout(settings.upgrade_timeout_s):
-            await loop.create_connection(lambda: wire, *address(settings.target))
+            await loop.create_connection(lambda: wire, **peer(settings).address())
             return await probe.status
     except (OSError, TimeoutError):
         return 0

@@ -187,8 +187,10 @@ class Wire(asyncio.Protocol):
         for data in pending:
             if data:
                 self._write(data)
-            else:
+            elif self._transport.can_write_eof():
                 self._transport.write_eof()
+            else:
+                self._transport.close()  # TLS has no half-closed connection
 
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
