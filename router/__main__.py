@@ -5,23 +5,27 @@ import functools
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import NoReturn
 
+import shared.tracing_off  # first of ours: it keeps out what others would load
 from router.app import build
+from router.health import beside
 from router.parts import Outside, assemble
-from router.pools import prepare_folder
 from router.prefetch import PrefetchQueue
 from router.serving import listen, server
-from shared import logs, redis_door, rlimits
+from shared import handoff_dir, logs, redis_door, rlimits, tracing
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
 from shared.holdline import SharedHoldLine
 from shared.processes import Process
 from shared.settings import Settings, load, refuse
 from shared.traces import traces_of
+
+shared.tracing_off.over()
 
 log = logs.get(__name__)
 
@@ -35,16 +39,22 @@ def main() -> None:
     try:
         settings = load(Process.ROUTER)
         logs.configure(settings.log_level, process="router")
-        clips = _check(settings)
-        sock = listen(settings.router_address, settings.router_port)
+        tracing.start(settings, "offhook-router")
+        clips, sockets = _check(settings)
     except OffhookError as error:
         refuse(error, served=True)
     for chatty in ("uvicorn.error", "watchfiles.main"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     gc.freeze()
-    host, port = sock.getsockname()[:2]
-    log.info("router listening", host=host, port=port)
-    server(build(assemble(settings, clips, _outside(settings)))).run(sockets=[sock])
+    for sock, event in zip(sockets, ("router listening", "metrics listening"), strict=False):
+        host, port = sock.getsockname()[:2]
+        log.info(event, host=host, port=port)
+    parts = assemble(settings, clips, _outside(settings))
+    served, *others = sockets
+    try:
+        server(build(parts), (beside(parts.health), others[0]) if others else None).run(sockets=[served])
+    finally:
+        tracing.leave()
 
 
 def _outside(settings: Settings) -> Outside:
@@ -58,21 +68,29 @@ def _outside(settings: Settings) -> Outside:
     return Outside(queue.enqueue, functools.partial(traces_of, redis), close, SharedHoldLine(redis), queue.report)
 
 
-def _check(settings: Settings) -> Mapping[str, bytes]:
-    """Load the clips and make the folder of the pools' sockets.
+def _check(settings: Settings) -> tuple[Mapping[str, bytes], list[socket.socket]]:
+    """Load the clips, make the folder of the pools' sockets, and listen: the port of calls comes first.
 
     Raises:
         SettingsError: something is wrong; one line for each problem.
     """
     problems: list[str] = []
     clips: Mapping[str, bytes] = {}
+    sockets: list[socket.socket] = []
     with _noting(problems):
-        prepare_folder(settings.handoff_dir)
+        handoff_dir.prepare(settings.handoff_dir)
     with _noting(problems):
         clips = {name: wav(clip) for name, clip in load_manifest(settings.assets_dir).items()}
+    ports = (("ROUTER_PORT", settings.router_port), ("ROUTER_METRICS_PORT", settings.router_metrics_port))
+    for name, port in ports:
+        with _noting(problems):
+            if port is not None:
+                sockets.append(listen(settings.router_address, port, name))
     if problems:
+        for sock in sockets:
+            sock.close()  # nobody may wait at a port of ours while `RESTART_PAUSE` lasts
         raise SettingsError("\n".join(problems))
-    return clips
+    return clips, sockets
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ class Link:
 
     `changed` is called when readiness changes and when the link is lost, `ended` with each end of a call. `introduced` is
     set when the pool's first readiness is known, or never will be. A pool of another version is named in the log once and
-    `foreign` from then on; one that kept a call waiting is `late` until it says something.
+    `foreign`, in words, from then on; one that kept a call waiting is `late` until it says something.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Link:
         self.welcome: Welcome | None = None
         self.readiness = Readiness(ready=0, warming=0)
         self.introduced = asyncio.Event()
-        self.foreign = False
+        self.foreign = ""
         self.late = False
         self._changed = changed
         self._ended = ended
@@ -157,7 +157,10 @@ class Link:
         if welcome.version != PROTOCOL_VERSION:
             log.error("pool not used: it speaks another version", pool=welcome.pool, theirs=welcome.version,
                       ours=PROTOCOL_VERSION)  # fmt: skip
-            self.foreign = True
+            self.foreign = (
+                "a pool speaks another version of the control protocol: "
+                f"theirs {welcome.version}, ours {PROTOCOL_VERSION} ({welcome.pool})"
+            )
             self._channel.close()
             self._lost("version")
             return

@@ -1,11 +1,13 @@
 """The pools a router can reach, through the sockets in `HANDOFF_DIR`: found in any start order, asked, handed calls.
 
 Each pool pushes its readiness; nothing here decides about workers. A file whose socket refuses connections is what a
-killed pool leaves behind, and is removed.
+killed pool leaves behind, and is removed. A pool that cannot be used is named in the log once, and in `problems` as long as
+its socket is there.
 """
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -16,10 +18,21 @@ from watchfiles import awatch
 
 from router.cutoff import Whereabouts
 from router.link import Address, ForeignSocket, Link, dial
-from shared import logs
+from shared import handoff_dir, logs
 from shared.calls import CallSid, CallState, EndReason, IncomingCall
-from shared.errors import SettingsError
-from shared.messages import AskEnd, Ended, EndKnown, HandOff, NoPrefetch, NoWorker, Problem, Reserve, Reserved
+from shared.errors import SettingsError, system_words
+from shared.messages import (
+    PROTOCOL_VERSION,
+    AskEnd,
+    Ended,
+    EndKnown,
+    HandOff,
+    NoPrefetch,
+    NoWorker,
+    Problem,
+    Reserve,
+    Reserved,
+)
 from shared.ticket import Ticket
 from shared.workers import PoolId
 
@@ -39,6 +52,12 @@ RETRY_S: Final = 0.2
 NEWBORN_S: Final = 2.0
 """A younger socket that refuses may be one that is bound and does not listen yet."""
 
+WORDLESS_MOST: Final = 3
+"""After so many connections that ended without a word a pool is let alone: each would be made again at once."""
+
+WORDLESS_PAUSE_S: Final = 30.0
+"""For how long. Pools before version 5 say nothing to a router of another version."""
+
 ENDS_KEPT: Final = 10_000
 """How many ends of calls are remembered: the carrier asks within seconds, about 2 MB."""
 
@@ -51,18 +70,6 @@ LOST_KEPT: Final = 100
 log = logs.get(__name__)
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make `HANDOFF_DIR`, for our user only, when it is absent.
-
-    Raises:
-        SettingsError: it cannot be made or is not a folder.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"HANDOFF_DIR: {folder}: {error.strerror}") from error
-
-
 class Pools:
     """Every pool in one folder. `on_ready` is told how many workers are ready, on every change."""
 
@@ -70,7 +77,10 @@ class Pools:
         self._folder = folder
         self._on_ready = on_ready
         self._links: dict[Address, Link] = {}
-        self._unusable: set[Address] = set()
+        self._unusable: dict[Address, Problem] = {}
+        self._unreached: dict[Address, Problem] = {}  # tried again
+        self._wordless: dict[Address, int] = {}
+        self._blind = ""  # why the folder cannot be looked into
         self._lost: dict[tuple[PoolId, str], Path] = {}
         self._ends: dict[tuple[CallSid, int], Ended] = {}
         self._promised: dict[tuple[CallSid, int], IncomingCall] = {}
@@ -108,9 +118,16 @@ class Pools:
         return len(self._open())
 
     @property
+    def unusable(self) -> tuple[Problem, ...]:
+        """Why pools that are there cannot be used."""
+        blind = (Problem(resource="handoff_dir", detail=self._blind),) if self._blind else ()
+        return (*blind, *self._unusable.values(), *self._unreached.values())
+
+    @property
     def problems(self) -> tuple[Problem, ...]:
-        """Why workers do not become ready, as the pools say."""
-        return tuple(problem for link in self._open() for problem in link.readiness.problems)
+        """Why workers do not become ready, as the pools say, and why other pools are not asked."""
+        said = (problem for link in self._open() for problem in link.readiness.problems)
+        return (*said, *self.unusable)
 
     async def reserve(self, call: IncomingCall, ttl_s: float, behind: int = 0) -> Reserved | NoWorker | None:
         """Promise a worker to a call, from the pool with most to spare; None when no pool answered in time.
@@ -224,27 +241,43 @@ class Pools:
     async def _watch(self) -> None:
         while True:
             try:
-                prepare_folder(self._folder)
+                handoff_dir.prepare(self._folder)
                 async for _ in awatch(
                     self._folder, watch_filter=None, debounce=100, step=20, rust_timeout=RESCAN_MS,
                     yield_on_timeout=True, recursive=False,
                 ):  # fmt: skip
                     self._scan()
             except (OSError, SettingsError, RuntimeError) as error:
-                log.warning("cannot watch for pools", folder=str(self._folder), why=str(error))
+                self._cannot_see(str(error))
             await asyncio.sleep(RESCAN_MS / 1000)
             self._scan()
 
     def _scan(self) -> None:
         """Connect to every socket we have no link to; forget those that are gone."""
+        try:
+            paths = handoff_dir.look(self._folder)
+        except FileNotFoundError:  # it is made when it is watched
+            paths = []
+        except OSError as error:
+            self._cannot_see(str(handoff_dir.refusal(self._folder, error)))
+            return
+        else:
+            self._blind = ""
         seen = set()
-        for path in sorted(self._folder.glob("*.sock")):
+        for path in paths:
             with contextlib.suppress(OSError):  # removed meanwhile
                 address = Address.of(path)
                 seen.add(address)
                 if path.is_socket() and address not in self._links and address not in self._unusable:
                     self._connect(address)
-        self._unusable &= seen
+        for known in (self._unusable, self._unreached, self._wordless):
+            for address in known.keys() - seen:
+                del known[address]
+
+    def _cannot_see(self, why: str) -> None:
+        if why != self._blind:
+            self._blind = why
+            log.warning("cannot watch for pools", why=why)
 
     def _connect(self, address: Address) -> None:
         try:
@@ -252,13 +285,24 @@ class Pools:
         except ConnectionRefusedError:
             self._refused(address)
         except ForeignSocket as error:
-            self._unusable.add(address)
-            log.error("pool not used", socket=address.path.name, why=str(error))  # noqa: TRY400 - no traceback is due
+            self._unusable[address] = self._not_used(address, str(error))
+        except PermissionError:
+            words = f"belongs to uid {address.path.stat().st_uid}, not {os.geteuid()}"
+            self._not_reached(address, words)  # the next look will do: no process of ours made it
         except OSError as error:  # its queue is full, or it is removed meanwhile
-            log.warning("pool cannot be reached", socket=address.path.name, why=str(error))
+            self._not_reached(address, system_words(error))
             self._retry_soon()
         else:
+            self._unreached.pop(address, None)
             self._links[address] = Link(address, sock, self._link_changed, self._call_ended)
+
+    def _not_reached(self, address: Address, why: str) -> None:
+        if address not in self._unreached:
+            self._unreached[address] = self._not_used(address, why)
+
+    def _not_used(self, address: Address, why: str) -> Problem:
+        log.error("pool not used", socket=address.path.name, why=why)
+        return Problem(resource="pool", detail=f"a pool is not used: {address.path.name}: {why}")
 
     def _refused(self, address: Address) -> None:
         with contextlib.suppress(OSError):
@@ -273,10 +317,28 @@ class Pools:
             del self._links[link.address]
             self._remember_lost(link)
             if link.foreign:
-                self._unusable.add(link.address)
+                self._unusable[link.address] = Problem(resource="pool", detail=link.foreign)
+            elif link.welcome is None:
+                self._without_a_word(link.address)
             else:
+                self._wordless.pop(link.address, None)
                 self._retry_soon()
         self._on_ready(self.ready)
+
+    def _without_a_word(self, address: Address) -> None:
+        """Meet a pool that closes on us again soon, and after some times later."""
+        times = self._wordless[address] = self._wordless.get(address, 0) + 1
+        if times < WORDLESS_MOST:
+            self._retry_soon()
+            return
+        if times == WORDLESS_MOST:
+            log.error("pool not used: it closes without a word", socket=address.path.name, ours=PROTOCOL_VERSION)
+        self._unusable[address] = Problem(
+            resource="pool",
+            detail="a pool closes every connection without a word, as older ones do that speak another version of the "
+            f"control protocol than ours, {PROTOCOL_VERSION} ({address.path.name})",
+        )
+        asyncio.get_running_loop().call_later(WORDLESS_PAUSE_S, self._unusable.pop, address, None)
 
     def _call_ended(self, end: Ended) -> None:
         if end.reason is EndReason.NEVER_CONNECTED:
@@ -292,7 +354,7 @@ class Pools:
                 del self._lost[next(iter(self._lost))]
 
     def _retry_soon(self) -> None:
-        """Scan again in a moment; a pool that closes on us at once is thus met at most 5 times a second."""
+        """Scan again in a moment; a pool that is lost is thus met at most 5 times a second."""
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._retry_now)
 

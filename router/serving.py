@@ -98,42 +98,77 @@ class PatientHttp(H11Protocol):
             self.transport.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the router's socket; what it accepts sends without delay (the option is inherited).
+class PatientPages(PatientHttp):
+    """The same where no upgrade is served: a request for one is a request for a page."""
+
+    def _should_upgrade(self) -> bool:
+        return False  # uvicorn would say in the log, for each, that it has no library for it
+
+
+def listen(host: str, port: int, setting: str = "ROUTER_PORT") -> socket.socket:
+    """Bind a socket of the router; what it accepts sends without delay (the option is inherited).
 
     Raises:
-        SettingsError: the address is taken or not ours.
+        SettingsError: the address is taken or not ours; `setting` is the name of the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        name = "ROUTER_HOST" if blames_host(error) else "ROUTER_PORT"
+        name = "ROUTER_HOST" if blames_host(error) else setting
         raise SettingsError(f"{name}: cannot listen on {host}:{port}: {system_words(error)}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
-def server(app: Starlette) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Serves the router's application, and another one `beside` it on a socket of its own.
+
+    They have one count of connections, because it is one process that has the descriptors, and end together.
+    """
+
+    def __init__(self, config: uvicorn.Config, beside: tuple[Starlette, socket.socket] | None) -> None:
+        super().__init__(config)
+        self._beside = beside
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on all sockets; the other application has no lifespan: it is of the same parts."""
+        await super().startup(sockets=sockets)
+        if self._beside is None:
+            return
+        app, sock = self._beside
+        config = _config(app, PatientPages)
+        config.load()
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            return PatientPages(config=config, server_state=self.server_state, app_state={}, _loop=loop)
+
+        self.servers.append(await loop.create_server(protocol, sock=sock, backlog=BACKLOG))
+
+
+def server(app: Starlette, beside: tuple[Starlette, socket.socket] | None = None) -> Server:
     """Make the server for an application of `app.build`; start it with `serve(sockets=[listen(...)])`.
 
-    Its access lines are off because a path of ours may hold a ticket.
+    `beside` is one of `health.beside` and the socket it listens on. Access lines are off because a path of ours may hold a
+    ticket.
     """
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http=PatientHttp,
-            ws=MediaUpgrade,
-            loop="uvloop",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-            ws_max_size=MAX_CONSOLE_FRAME,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=LEAVING_S,
-        )
+    return Server(_config(app, PatientHttp, ws=MediaUpgrade, lifespan="on"), beside)
+
+
+def _config(app: Starlette, http: type[PatientHttp], **others: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=http,
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ws_max_size=MAX_CONSOLE_FRAME,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=LEAVING_S,
+        **({"ws": "none", "lifespan": "off"} | others),
     )

@@ -191,6 +191,30 @@ async def test_a_port_that_is_taken_is_said_in_one_line(folder: Path) -> None:
         assert line == f"offhook: ROUTER_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
+async def test_a_second_port_that_is_taken_is_said_beside_the_first(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        (line,) = await refusal(folder, ROUTER_METRICS_PORT=port)
+        assert line == f"offhook: ROUTER_METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"
+        lines = await refusal(folder, ROUTER_METRICS_PORT=port, ROUTER_PORT=port)
+        assert [each.split(":")[1].strip() for each in lines] == ["ROUTER_PORT", "ROUTER_METRICS_PORT"]
+
+
+async def test_a_second_port_serves_metrics_and_ends_with_the_first(folder: Path) -> None:
+    async with running(folder, ROUTER_METRICS_PORT="0", CONSOLE_TOKEN="the-token") as (process, port):
+        pages = (await line_of(process, "metrics listening"))["port"]
+        for number, status in ((port, b"401"), (pages, b"200")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert (await soon(reader.read(-1))).startswith(b"HTTP/1.1 " + status)
+            writer.close()
+        idle, writer = await asyncio.open_connection("127.0.0.1", pages)
+        process.terminate()
+        assert await soon(process.wait()) == 0
+        assert await idle.read() == b""
+        writer.close()
+
+
 async def test_the_router_loads_neither_pipecat_nor_the_worker(folder: Path) -> None:
     script = "import sys, router.__main__; print({name.partition('.')[0] for name in sys.modules})"
     process = await start(folder, "-c", script)

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -8,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from router import pools
+from router import link, pools
 from router.cutoff import Whereabouts
-from router.pools import Pools, prepare_folder
+from router.pools import Pools
 from shared.calls import CallSid, CallState, EndReason, IncomingCall, TraceId
-from shared.errors import SettingsError
-from shared.messages import NoWorker, Reserved
+from shared.messages import PROTOCOL_VERSION, NoWorker, Reserved
 from shared.ticket import Ticket
 from shared.workers import PoolId, WorkerId
 from tests.fakes_pool import FakePool
+from tests.powerless import no_entry
 from tests.router.harness import soon, until
 
 CALL = IncomingCall(call_sid=CallSid("CA1"), caller="", called="", trace_id=TraceId("t"))
@@ -105,6 +106,64 @@ async def test_a_socket_of_another_user_is_not_used(folder: Path, monkeypatch: p
             assert known.count == 0
             assert await known.reserve(CALL, 30.0) is None
             assert not pool.hellos
+            (problem,) = known.unusable
+            assert problem.detail == f"a pool is not used: p1.sock: belongs to uid {os.getuid()}, not 12345"
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), BlockingIOError(errno.EAGAIN, "full")])
+async def test_a_socket_that_cannot_be_reached_is_named_once_and_used_when_it_can(
+    folder: Path, error: OSError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another user's pool the socket cannot even be connected to, unless one is root."""
+    monkeypatch.setattr(pools, "RETRY_S", 0.01)
+    tried = []
+
+    def refuse(path: Path) -> socket.socket:
+        tried.append(path)
+        raise error
+
+    monkeypatch.setattr(pools, "dial", refuse)
+    async with FakePool(folder).serving() as pool, connected(folder) as known:
+        for _ in range(3):
+            assert await known.reserve(CALL, 30.0) is None
+        assert len(tried) >= 3
+        (problem,) = known.unusable
+        assert problem in known.problems
+        assert problem.detail.startswith("a pool is not used: p1.sock: ")
+        monkeypatch.setattr(pools, "dial", link.dial)
+        assert isinstance(await known.reserve(CALL, 30.0), Reserved)
+        assert not known.unusable
+        pool.die()
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("pool not used") == 1
+
+
+async def test_a_socket_of_another_user_is_no_problem_any_more_when_it_is_gone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(folder) as known:
+        with monkeypatch.context() as changed:
+            changed.setattr(os, "geteuid", lambda: 12_345)
+            async with FakePool(folder).serving():
+                await until(lambda: bool(known.unusable))
+        await until(lambda: not known.unusable)
+
+
+async def test_a_folder_that_may_not_be_looked_into_any_more_is_a_problem_and_said_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with FakePool(folder).serving(), connected(folder) as known:
+        with no_entry(folder):
+            for _ in range(3):
+                known._scan()
+            (problem,) = known.unusable
+            assert problem.resource == "handoff_dir"
+            assert problem.detail.startswith(f"HANDOFF_DIR: {folder}: Permission denied: it belongs to uid ")
+            assert known.ready == 4, "those that are connected stay so"
+        known._scan()
+        assert not known.unusable
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("cannot watch for pools") == 1
 
 
 async def test_a_pool_of_another_version_is_named_once_and_not_used(
@@ -116,8 +175,66 @@ async def test_a_pool_of_another_version_is_named_once_and_not_used(
             assert await known.reserve(CALL, 30.0) is None
         assert known.count == 0
         assert len(old.hellos) == 1
+        (problem,) = known.unusable
+        assert problem.detail == (
+            f"a pool speaks another version of the control protocol: theirs 99, ours {PROTOCOL_VERSION} (p1)"
+        )
+        old.die()
+        old.path.unlink()
+        old.version = PROTOCOL_VERSION
+        old.start()
+        assert isinstance(await known.reserve(CALL, 30.0), Reserved), "its successor is another pool"
+        assert not known.unusable
     output = capsys.readouterr()
     assert (output.out + output.err).count("another version") == 1
+
+
+async def test_beside_a_pool_of_another_version_the_others_are_used(folder: Path) -> None:
+    async with (
+        FakePool(folder, version=99).serving(),
+        FakePool(folder, name="p2").serving(),
+        connected(folder) as known,
+    ):
+        assert (known.count, known.ready) == (1, 4)
+        assert isinstance(await known.reserve(CALL, 30.0), Reserved)
+        assert [problem.detail.partition(":")[0] for problem in known.problems] == [
+            "a pool speaks another version of the control protocol"
+        ]
+
+
+async def test_a_pool_that_closes_without_a_word_is_met_again_only_now_and_then(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pools did to routers of another version before both said which."""
+    monkeypatch.setattr(pools, "RETRY_S", 0.01)
+    monkeypatch.setattr(pools, "WORDLESS_PAUSE_S", 0.2)
+    async with wordless(folder / "old.sock") as met, connected(folder) as known:
+        await until(lambda: bool(known.unusable))
+        assert len(met) == pools.WORDLESS_MOST
+        assert known.unusable[0].detail.startswith("a pool closes every connection without a word")
+        for _ in range(3):
+            assert await known.reserve(CALL, 30.0) is None
+        assert len(met) == pools.WORDLESS_MOST
+        await until(lambda: len(met) == pools.WORDLESS_MOST + 2)
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("pool not used") == 1
+
+
+@contextlib.asynccontextmanager
+async def wordless(path: Path) -> AsyncIterator[list[socket.socket]]:
+    """Close every connection that is made; give them."""
+    met: list[socket.socket] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as listener:
+
+        def accept() -> None:
+            met.append(listener.accept()[0])
+            met[-1].close()
+
+        listener.bind(os.fspath(path))
+        listener.listen(16)
+        asyncio.get_running_loop().add_reader(listener.fileno(), accept)
+        yield met
+        asyncio.get_running_loop().remove_reader(listener.fileno())
 
 
 async def test_the_pool_with_most_to_spare_is_asked_first_and_questions_under_way_count(folder: Path) -> None:
@@ -307,11 +424,3 @@ async def test_only_the_pool_of_the_call_hears_that_nobody_looks_up_its_customer
         known.no_prefetch(ticket("p2", "b2"), "not_queued")
         await until(lambda: bool(other.no_prefetch))
         assert not own.no_prefetch
-
-
-def test_a_folder_that_cannot_be_made_is_a_wrong_setting(folder: Path) -> None:
-    (folder / "file").touch()
-    with pytest.raises(SettingsError, match=r"^HANDOFF_DIR: .*file"):
-        prepare_folder(folder / "file")
-    with pytest.raises(SettingsError, match=r"^HANDOFF_DIR: "):
-        prepare_folder(folder / "file" / "below")

@@ -6,13 +6,14 @@ A socket of the kind `SOCK_SEQPACKET` in `HANDOFF_DIR`, mode 0600; only our own 
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shared import logs
+from shared import handoff_dir, logs
 from shared.channel import Channel, close_all
 from shared.errors import SettingsError
 from shared.framing import FROM_ROUTER
@@ -36,21 +37,21 @@ def listen(folder: Path, pool: PoolId) -> socket.socket:
         SettingsError: the folder cannot be used, or a living pool has this name.
     """
     path = folder / f"{pool}.sock"
+    handoff_dir.check_path(path)
+    handoff_dir.prepare(folder)
+    fresh = folder / f".{pool}{secrets.token_hex(2)}"  # no longer than `path`, which it becomes when it listens
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    fresh = folder / f".{pool}.{os.getpid()}"  # gets its name when it listens: nobody finds it refusing
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        taken = [other for other in folder.glob("*.sock") if not _deserted(other)]
-        _refuse_taken(path, taken)
-        fresh.unlink(missing_ok=True)
+        _refuse_taken(path, [other for other in handoff_dir.look(folder) if not _deserted(other)])
         sock.bind(str(fresh))
         fresh.chmod(0o600)
         sock.listen(128)
         fresh.replace(path)
     except OSError as error:
         sock.close()
-        msg = f"HANDOFF_DIR: {path}: {error.strerror or error}"
-        raise SettingsError(msg) from None
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise handoff_dir.refusal(folder, error) from None
     except SettingsError:
         sock.close()
         raise
@@ -89,6 +90,7 @@ class Door:
         self._routers: set[Channel] = set()
         self._greeted: set[Channel] = set()
         self._last: Readiness | None = None
+        self._versions: set[int] = set()  # of other protocols, which were named in the log
         self._loop = asyncio.get_running_loop()
         self._inode = path.stat().st_ino
         self._retry: asyncio.TimerHandle | None = None
@@ -154,8 +156,14 @@ class Door:
             self._receive(message, fds, router.send)
             return
         close_all(fds)
-        if not isinstance(message, Hello) or message.version != PROTOCOL_VERSION:
-            _log.error("router speaks another version", expected=PROTOCOL_VERSION, got=str(message)[:200])
+        if not isinstance(message, Hello):
+            _log.error("router does not introduce itself", got=str(message)[:200])
+            router.close()
+            self._gone(router)
+            return
+        if message.version != PROTOCOL_VERSION:
+            self._name_version(message.version)
+            router.send(self._welcome)  # or it would not know why, and come again
             router.close()
             self._gone(router)
             return
@@ -163,6 +171,12 @@ class Door:
         self._greeted.add(router)
         if self._last is not None:
             router.send(self._last)
+
+    def _name_version(self, theirs: int) -> None:
+        if theirs not in self._versions:
+            self._versions.add(theirs)
+            _log.error("router not served: it speaks another version of the control protocol", theirs=theirs,
+                       ours=PROTOCOL_VERSION)  # fmt: skip
 
     def _gone(self, router: Channel) -> None:
         self._routers.discard(router)
