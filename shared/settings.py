@@ -155,13 +155,10 @@ class Settings(BaseSettings):
         """Say what wins: what was passed, the environment, `.env`, and last the file of defaults; secrets also in files."""
         del file_secret_settings
         own = {**_variables(dotenv_settings), **_variables(env_settings)}
-        sources = [init_settings, env_settings, dotenv_settings]
-        named = own
-        if path := own.get("settings_file"):
-            sources.append(settings_files.defaults(settings_cls, path))
-            named = {**_variables(sources[-1]), **own}
-        passed = frozenset(init_settings())
-        return (init_settings, settings_files.SecretFiles(settings_cls, named, passed), *sources[1:])
+        last = [settings_files.defaults(settings_cls, path)] if (path := own.get("settings_file")) else []
+        fallback = _variables(last[0]) if last else {}
+        files = settings_files.SecretFiles(settings_cls, own, fallback, frozenset(init_settings()))
+        return (init_settings, files, env_settings, dotenv_settings, *last)
 
     @field_validator("public_base_url")
     @classmethod
@@ -302,6 +299,8 @@ def load(process: Process, **overrides: Any) -> Settings:
         settings = Settings(**overrides | dict.fromkeys(withheld, NOTHING))  # a `.env` has them as well
     except ValidationError as error:
         raise SettingsError("\n".join(_lines(error))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise settings_files.env_file_refused(error) from None
     required = [*REQUIRED[process], *(_speech(settings) if process in {Process.POOL, Process.ZYGOTE} else ())]
     missing = [name for name in dict.fromkeys(required) if not _text(getattr(settings, name.lower()))]
     if process is Process.ROUTER and not settings.ticket_secret:

@@ -4,6 +4,7 @@ Docker and Kubernetes mount secrets as files, and the name `<NAME>_FILE` for whe
 common. An own source, because pydantic-settings' `secrets_dir` takes a folder whose files have the settings' names.
 """
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ SUFFIX: Final = "_file"
 MAX_BYTES: Final = 65_536
 """No secret is longer; a path given by mistake may lead to anything."""
 
+Variables = Mapping[str, str | None]
+
 WITH_PASSWORD: Final = frozenset({"redis_url"})
 """Settings that are no secret and may hold one."""
 
@@ -28,14 +31,18 @@ def in_files(fields: Mapping[str, FieldInfo]) -> frozenset[str]:
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads each secret whose file is named. `named` are the variables there are, by lower-case name."""
+    """Reads each secret whose file is named.
+
+    `named` are the variables there are, by lower-case name; `fallback` those that count where `named` says nothing; `passed`
+    are the fields whose values were given outright.
+    """
 
     def __init__(
-        self, settings_cls: type[BaseSettings], named: Mapping[str, str | None], taken: frozenset[str]
+        self, settings_cls: type[BaseSettings], named: Variables, fallback: Variables, passed: frozenset[str]
     ) -> None:
         super().__init__(settings_cls)
-        self._named = named
-        self._taken = taken
+        self._ranks = (named, fallback)
+        self._passed = passed
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Read the file of a field; None when none is named, or when the value is given otherwise.
@@ -44,13 +51,16 @@ class SecretFiles(PydanticBaseSettingsSource):
             SettingsError: value and file are both given, or the file cannot be read.
         """
         del field
-        path = self._named.get(field_name + SUFFIX)
-        if not path or field_name in self._taken:
-            return None, field_name, False
         name = field_name.upper()
-        if self._named.get(field_name):
-            raise SettingsError(f"{name}: given twice, also as {name}_FILE")
-        return _read(f"{name}_FILE", Path(path)), field_name, False
+        for variables in () if field_name in self._passed else self._ranks:
+            path, value = variables.get(field_name + SUFFIX), variables.get(field_name)
+            if path and value:
+                raise SettingsError(f"{name}: given twice, also as {name}_FILE")
+            if path:
+                return _read(f"{name}_FILE", Path(path)), field_name, False
+            if value:
+                break
+        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Give the values found, by field.
@@ -76,25 +86,37 @@ def defaults(settings_cls: type[BaseSettings], path: str) -> DotEnvSettingsSourc
     """Read a file of settings, written as `.env` is; a file that is not there has none.
 
     Raises:
-        SettingsError: it is there and cannot be read.
+        SettingsError: something is there and cannot be read.
     """
     try:
+        if Path(path).is_dir():  # what a container gets for a file that its host does not have
+            raise SettingsError(f"SETTINGS_FILE: {path}: is a folder")
         return DotEnvSettingsSource(settings_cls, env_file=path)
     except (OSError, UnicodeDecodeError) as error:
-        words = system_words(error) if isinstance(error, OSError) else "is no text"
-        raise SettingsError(f"SETTINGS_FILE: {path}: {words}") from error
+        raise SettingsError(f"SETTINGS_FILE: {path}: {_words(error)}") from error
+
+
+def env_file_refused(error: OSError | UnicodeDecodeError) -> SettingsError:
+    """Say why `.env` cannot be read."""
+    return SettingsError(f".env: {_words(error)}")
 
 
 def _read(name: str, path: Path) -> str:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise SettingsError(f"{name}: {path}: is no file")  # children read it again: what is read once will not do
         with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode()
-    except OSError as error:
-        raise SettingsError(f"{name}: {path}: {system_words(error)}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{name}: {path}: is no text") from error
-    if len(text) > MAX_BYTES:
-        raise SettingsError(f"{name}: {path}: is no secret, it has more than {MAX_BYTES} bytes")
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise SettingsError(f"{name}: {path}: is no secret, it has more than {MAX_BYTES} bytes")
+        text = content.decode()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name}: {path}: {_words(error)}") from error
     if not text.strip():
         raise SettingsError(f"{name}: {path}: is empty")
     return text
+
+
+def _words(error: OSError | ValueError) -> str:
+    return system_words(error) if isinstance(error, OSError) else "is no text"
