@@ -26,7 +26,8 @@ LABEL org.opencontainers.image.title="offhook router" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ASSETS_DIR=/app/audio_assets
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    ASSETS_DIR=/app/audio_assets REDIS_URL=redis://redis:6379/0
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build --chown=10001:10001 /empty /run/offhook
 COPY audio_assets /app/audio_assets
