@@ -13,6 +13,7 @@ class Process(StrEnum):
     TOOL_HOST = "tool_host"
     MCP_SERVER = "mcp_server"
     PREFETCHER = "prefetcher"
+    DOCTOR = "doctor"  # which looks at all of them
 
 
 REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
@@ -22,6 +23,7 @@ REQUIRED: Final[dict[Process, tuple[str, ...]]] = {
     Process.TOOL_HOST: (),
     Process.MCP_SERVER: (),
     Process.PREFETCHER: (),
+    Process.DOCTOR: (),
 }
 
 WITHHELD: Final[dict[Process, frozenset[str]]] = {

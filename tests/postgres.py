@@ -191,8 +191,12 @@ SIGNATURES: Final[dict[tuple[str, str], list[dict[str, str]]]] = {}
 """What is known of functions, by database and name: PostgREST's schema cache."""
 
 
-async def run_function(dsn: str, function: str, arguments: Mapping[str, Any], role: str = SERVICE) -> Any:
+async def run_function(
+    dsn: str, function: str, arguments: Mapping[str, Any], role: str = SERVICE, *, read_only: bool = False
+) -> Any:
     """Call a function by name with named arguments that are JSON, and decode its JSON document.
+
+    With `read_only` in a transaction that cannot write, as for a GET.
 
     Source: what PostgREST sends ("Functions as RPC"): the arguments are read with `json_to_record`, so that each is
     converted to the type the function declares; a function is found by the names of its arguments.
@@ -202,6 +206,7 @@ async def run_function(dsn: str, function: str, arguments: Mapping[str, Any], ro
         psycopg.Error: what the database says; `sqlstate` is None when the connection was lost.
     """
     async with await psycopg.AsyncConnection.connect(dsn, options=f"-c role={role}") as connection:
+        await connection.set_read_only(read_only)
         types = await _signature(connection, dsn, function, frozenset(arguments))
         name = sql.Identifier("public", function)
         named = sql.SQL(", ").join([sql.SQL("{0} := _.{0}").format(sql.Identifier(each)) for each in types])

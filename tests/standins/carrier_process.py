@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from tests.standins.carrier import CALLED, CALLER, Carrier
 from tests.standins.carrier_call import Call, Dialling
+from tests.standins.carrier_numbers import NumbersApi
 from tests.standins.carrier_outbox import MessagesApi
 from tests.standins.carrier_rest import CallsApi
 from tests.standins.carrier_script import Step, parse_script, play_script
@@ -65,6 +66,7 @@ class CarrierProcess:
             routes=[
                 *CallsApi(self.carrier, self._ordered).routes(),
                 *MessagesApi(self.carrier, self.control.note).routes(),
+                *NumbersApi(self.carrier).routes(),
                 Route("/_calls", self._place, methods=["POST"]),
                 Route("/_calls/{sid}", self._show, methods=["GET"]),
                 Route("/_calls/{sid}/ended", self._show, methods=["GET"]),

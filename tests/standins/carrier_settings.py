@@ -48,6 +48,7 @@ class CarrierSettings:
     buffer_limit_s: float = 600.0  # outbound audio Twilio keeps. Source: Twilio error 31931
     verb_limit: int = 200  # a call that runs more verbs than this loops, and is ended as failed
     utterance_pause_s: float = 1.0  # without marks, a longer silence separates utterances
+    numbers: str = "+15550001111"  # of the account, separated by commas
     whatsapp_sender: str = "+15550009999"  # the only number WhatsApp messages may come from
     whatsapp_open: bool = True  # whether whoever is written to wrote within the last 24 h
     whatsapp_refuses_at_once: bool = False  # free text outside the window is refused, not accepted and then failed

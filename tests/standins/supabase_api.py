@@ -4,7 +4,7 @@
     python -m tests.standins.supabase_api --port 0 --postgres "host=/run/postgresql dbname=offhook"
 
 With `--postgres`, every function of the migrations runs on that database, as PostgREST would run it; then there are no tables
-to be asked for. The data file, and `customers` in `POST /_control`, hold a list of customers:
+to be asked for. The data file and, in `POST /_control`, `customers` (in place of all there are) and `add_customers` hold a list:
 `{"phone": "+5511...", "name": ..., "facts": {key: value}, "appointments": [{"starts_at": ..., "status": ...}]}`.
 """
 
@@ -49,22 +49,25 @@ class DataApi:
     """The tables and their HTTP face."""
 
     def __init__(self, settings: SupabaseSettings, dsn: str = "") -> None:
-        self.control = Control(settings, actions={"customers": self.load})
+        self.control = Control(settings, actions={"customers": self.load, "add_customers": self.add})
         self.tables = Tables()
         self.dsn = dsn
 
     def load(self, customers: Any) -> None:
         """Replace all data. Raises ValueError."""
-        try:
-            listed = msgspec.convert(customers, list[dict[str, Any]])
-            if self.dsn:
-                from tests.standins.supabase_postgres import load  # psycopg takes 0.2 s to import
+        listed = _listed(customers)
+        if self.dsn:
+            from tests.standins.supabase_postgres import load  # psycopg takes 0.2 s to import
 
-                load(self.dsn, listed)
-            else:
-                self.tables.load_customers(listed)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"customers: {error}") from None
+            load(self.dsn, listed)
+        else:
+            self.tables.load_customers(listed)
+
+    def add(self, customers: Any) -> None:
+        """Add customers to those in memory. Raises ValueError."""
+        if self.dsn:
+            raise ValueError("add_customers: only in memory")
+        self.tables.add_customers(_listed(customers))
 
     async def rpc(self, request: Request) -> Response:
         """Call a function: arguments from the body of a POST, or from the query of a GET."""
@@ -73,7 +76,8 @@ class DataApi:
         if self.dsn:
             from tests.standins.supabase_postgres import run
 
-            return JSONResponse(await run(self.dsn, name, arguments, request.headers["apikey"]))
+            read_only = request.method == "GET"
+            return JSONResponse(await run(self.dsn, name, arguments, request.headers["apikey"], read_only=read_only))
         if name != "customer_context":
             raise PostgrestError(404, "PGRST202", f"Could not find the function public.{name} in the schema cache")
         if not isinstance(arguments, dict) or set(arguments) != {"p_phone"}:
@@ -145,6 +149,13 @@ class DataApi:
                 return _error(error)
 
         return guarded
+
+
+def _listed(customers: Any) -> list[dict[str, Any]]:
+    try:
+        return msgspec.convert(customers, list[dict[str, Any]])
+    except msgspec.ValidationError as error:
+        raise ValueError(f"customers: {error}") from None
 
 
 async def _body(request: Request) -> Any:

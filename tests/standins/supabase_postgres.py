@@ -37,7 +37,7 @@ STATUS: Final[tuple[tuple[str, int], ...]] = (
 """Source: docs.postgrest.org, "Errors", "HTTP Status Codes"; 400 for any other."""
 
 
-async def run(dsn: str, function: str, arguments: Any, api_key: str) -> Any:
+async def run(dsn: str, function: str, arguments: Any, api_key: str, *, read_only: bool = False) -> Any:
     """Call a function as the role of the key and give its document.
 
     Raises:
@@ -46,7 +46,8 @@ async def run(dsn: str, function: str, arguments: Any, api_key: str) -> Any:
     if not isinstance(arguments, dict):
         raise PostgrestError(404, "PGRST202", f"Could not find the function public.{function} without parameters")
     try:
-        return await run_function(dsn, function, arguments, "anon" if api_key.startswith(PUBLISHABLE) else SERVICE)
+        role = "anon" if api_key.startswith(PUBLISHABLE) else SERVICE
+        return await run_function(dsn, function, arguments, role, read_only=read_only)
     except NoSuchFunction as error:
         raise PostgrestError(404, "PGRST202", str(error)) from None
     except psycopg.Error as error:

@@ -1,0 +1,1 @@
+"""`offhook-doctor`: checks a deployment before its first caller does."""
