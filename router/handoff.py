@@ -18,7 +18,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from router.pools import Pools
 from router.twilio import MalformedRequest, Signatures
-from shared import logs
+from shared import logs, tracing_spans
 from shared.errors import TicketRefused
 from shared.metrics import UpgradeRefusal
 from shared.metrics_router import RouterMetrics
@@ -102,6 +102,7 @@ class MediaUpgrade(WebSocketsSansIOProtocol):
             return
         self.transport.abort()
         door.metrics.upgrade(handed_off=True)
+        tracing_spans.handed_off(ticket, accepted_at)
         log.info("media handed off", call_sid=ticket.call_sid, trace_id=ticket.trace_id, pool=taker,
                  worker=ticket.worker)  # fmt: skip
 

@@ -19,7 +19,7 @@ from router.line import Line
 from router.overflow import Overflow
 from router.pools import Pools
 from router.twiml import Twiml
-from shared import logs
+from shared import logs, tracing_spans
 from shared.calls import CallSid, IncomingCall
 from shared.holdline import Visitor
 from shared.messages import Reserved
@@ -129,7 +129,9 @@ class Webhook:
         self._start(self._afterwards(call, place, task))
         self._given.pop(key, None)  # so that a new entry stands last: oldest first is what `_forget` relies on
         self._given[key] = _Given(announcement, task)
-        return await asyncio.shield(task)
+        answered = await asyncio.shield(task)
+        tracing_spans.announced(call, now, answered.result, place.turn)
+        return answered
 
     async def _admit(self, call: IncomingCall, place: Place) -> Answered:
         self._answering += 1
@@ -153,7 +155,7 @@ class Webhook:
         """Look for a worker; a call that came before only when it is its turn, a new one behind all who wait."""
         why = "not_its_turn"
         if not place.turn or not self.rules.hold_max_s:
-            decision = await self._reserve(call, self.line.waiting)
+            decision = await self._reserve(call, place, self.line.waiting)
             if isinstance(decision, Reserved):
                 return decision
             why = decision.why
@@ -165,14 +167,17 @@ class Webhook:
         if spot is None or spot.before >= self.pools.ready or why == admission.NO_POOL:  # which took its 2 s already
             return _Waiting(spot, why)
         with self.line.asking(call.call_sid):
-            decision = await self._reserve(call, spot.before)
+            decision = await self._reserve(call, place, spot.before)
             if isinstance(decision, TurnedAway):
                 return _Waiting(spot, decision.why)
             self.line.served(call.call_sid)
         return decision
 
-    async def _reserve(self, call: IncomingCall, behind: int) -> Reserved | TurnedAway:
-        return admission.at_webhook(await self.pools.reserve(call, self.ticket_ttl_s, behind))
+    async def _reserve(self, call: IncomingCall, place: Place, behind: int) -> Reserved | TurnedAway:
+        began = time.time()
+        decision = admission.at_webhook(await self.pools.reserve(call, self.ticket_ttl_s, behind))
+        tracing_spans.reserved(call, place.turn, began, decision.ticket if isinstance(decision, Reserved) else None)
+        return decision
 
     def _without_worker(self, call: IncomingCall, place: Place, found: _Waiting, now: float) -> Answered:
         workers = Workers(self.pools.ready, self.pools.warming)

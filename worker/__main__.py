@@ -8,7 +8,8 @@ import secrets
 import signal
 from typing import Final
 
-from shared import logs, rlimits, settings
+import shared.tracing_off  # first of ours: it keeps out what others would load
+from shared import logs, rlimits, settings, tracing
 from shared.errors import OffhookError
 from shared.metrics import registry
 from shared.processes import Process
@@ -18,6 +19,8 @@ from worker.pool.checking import check, warn
 from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
 from worker.tools import custom_check
+
+shared.tracing_off.over()
 
 DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the environment."
 
@@ -34,6 +37,7 @@ def main() -> None:
         checked = check(configured)
         custom_check.before_start(configured)
         pool = PoolId(configured.pool_id or secrets.token_hex(4))
+        tracing.start(configured, "offhook-pool", pool=pool)
         with contextlib.ExitStack() as opened:
             http_socket = opened.enter_context(http.listen(configured.pool_metrics_host, configured.pool_metrics_port))
             door_socket = door.listen(configured.handoff_dir, pool)
@@ -46,7 +50,10 @@ def main() -> None:
     given = Given(
         configured, checked.agents, pool, door_socket, http_socket, registry(), options.child, checked.bridging
     )
-    asyncio.run(_run(given))
+    try:
+        asyncio.run(_run(given))
+    finally:
+        tracing.leave()
 
 
 async def _run(given: Given) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from shared import logs, redis_door, rlimits, settings
+import shared.tracing_off  # first of ours: it keeps out what others would load
+from shared import logs, redis_door, rlimits, settings, tracing
 from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import registry
 from shared.metrics_prefetch import PrefetchMetrics, QueueMetrics
@@ -28,6 +29,8 @@ from worker.prefetcher_report import DeadLetters, MessageTried, Observation, rea
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
+
+shared.tracing_off.over()
 
 STOP_S: Final = 4.0
 """What a child gets beyond the longest step of a job and its own second before it is killed."""
@@ -152,6 +155,7 @@ def main() -> None:
     try:
         conf = settings.load(Process.PREFETCHER)
         logs.configure(conf.log_level, process="prefetcher")
+        tracing.check(conf)  # the children's: what is wrong is said once, before anything begins
         made = registry()
         metrics = PrefetchMetrics(made)
         QueueMetrics(made, Queues(conf.redis_url).look)

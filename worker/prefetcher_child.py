@@ -12,12 +12,15 @@ import sys
 import threading
 from typing import Final
 
-from shared import letters, logs, settings
+import shared.tracing_off  # first of ours: it keeps out what others would load
+from shared import letters, logs, settings, tracing
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.processes import Process
 from shared.settings import Settings
 from worker.prefetcher_rq import Threads, quiet_rq
+
+shared.tracing_off.over()
 
 IDLE_STOP_S: Final = 1.0
 """What is added to the longest step of a job, for jobs to finish at the end."""
@@ -89,10 +92,12 @@ def main() -> None:
     role = str(parser.parse_args().role)
     try:
         conf = settings.load(Process.PREFETCHER)
+        tracing.start(conf, "offhook-prefetcher", queue=role)
     except SettingsError as error:
         settings.refuse(error)
     logs.configure(conf.log_level, process="prefetcher", queue=role)
     run(role, conf)
+    tracing.leave()
     sys.stdout.flush()
     os._exit(0)  # a thread that hangs in a name lookup must not keep the process
 

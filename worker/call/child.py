@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
-from shared import logs
+from shared import logs, tracing
 from shared.agents import Agent
 from shared.agents_file import load_agents
 from shared.calls import EndReason
@@ -58,6 +58,7 @@ from worker.call.pipeline import AgentPipeline, Hooks, Kit, log_pipecat
 from worker.call.rehearsal import rehearse_stream, rehearse_words
 from worker.call.scribe import Scribe
 from worker.call.serving import Serving
+from worker.call.spans import CallSpans
 from worker.call.stacks import open_stacks
 from worker.call.tape import Tape
 from worker.call.tasks import Tasks
@@ -137,11 +138,13 @@ def serve(loaded: Loaded, worker: WorkerId, channel: socket.socket) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # the pool ends its workers by message, or by SIGKILL
         logs.configure(loaded.settings.log_level, process="worker", worker=worker)
         log_pipecat()
+        tracing.start(loaded.settings, "offhook-worker", parked=True, worker=worker)
         asyncio.new_event_loop().run_until_complete(_Child(loaded, worker).live(channel))
         code = 0
     except BaseException:
         log.exception("worker failed")
     finally:
+        tracing.leave()
         os._exit(code)
 
 
@@ -166,6 +169,7 @@ class _Child:
         self._leave = asyncio.Event()
         self._tasks = Tasks()
         self._orphan = Orphan(loaded.settings)
+        self._spans = CallSpans(lambda: self._serving.started_at, lambda: self._pipeline.telemetry.turn)
 
     async def live(self, sock: socket.socket) -> None:
         """Warm, park, serve, and return when it is time to exit."""
@@ -256,6 +260,7 @@ class _Child:
         call, agent = message.call, message.agent
         self._reserved_at = message.reserved_at
         logs.bind(call_sid=call.call_sid, trace_id=call.trace_id)
+        self._spans.begin(message)
         self._agent = agent
         self._serving.use(agent)  # before the pipeline looks at its session: which tools there are is the agent's
         self._pipeline.prepare(agent, self._serving.session, call)
@@ -368,6 +373,7 @@ class _Child:
                 pass
         self._orphan.note(message)
         self._channel.send(message)
+        self._spans.told(message)
 
     def _measure(self, observed: Observed) -> None:
         """Keep a measurement for the record; the first of each kind stands in the line that ends the call."""

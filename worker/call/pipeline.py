@@ -41,6 +41,7 @@ from worker.call.memory import BROKEN_OFF, COME_BACK, Memory, result_messages
 from worker.call.models import Models
 from worker.call.playout import RATE
 from worker.call.scribe import Scribe
+from worker.call.telemetry import Telemetry
 from worker.call.toolbox import Line, Toolbox
 from worker.call.transport import Input, Output
 from worker.call.trouble import Troubles
@@ -178,6 +179,7 @@ class AgentPipeline:
             enable_rtvi=False,
             enable_turn_tracking=False,
         )
+        self.telemetry = Telemetry(self._worker)
         self._worker.add_event_handler("on_pipeline_started", self._on_started)
         self._runner = WorkerRunner(handle_sigint=False)
         self._running: asyncio.Task[None] | None = None
@@ -238,6 +240,7 @@ class AgentPipeline:
     def prepare(self, agent: Agent, session: Session, call: IncomingCall | None = None) -> None:
         """Become the agent of a call: prompt, voice, language and tools. Takes under 5 ms; opens no connection."""
         self.context.set_tools([*self._toolbox.schemas(agent, session, call)])
+        self.telemetry.serve(call)
         self._choose(agent)
         self.listener.use(self.ear, agent.turns)
         self._turn_end.use(agent.turns, ear_ends=self.ear.ends_turns)
@@ -349,6 +352,7 @@ class AgentPipeline:
     async def stop(self) -> None:
         """Close the providers' connections politely; the caller bounds the time and then ends the process."""
         await self._worker.cancel()
+        await self.telemetry.end()
         if self._running is not None:
             await self._running
 

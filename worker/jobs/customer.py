@@ -18,7 +18,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from shared import keys, logs
+from shared import keys, logs, tracing_spans
 from shared.calls import CallSid
 from shared.prefetch import Outcome, Result
 from worker.jobs.lookup import MAX_BODY_BYTES, LookupFailed
@@ -52,12 +52,15 @@ def prefetch(call_sid: str, phone: str, trace_id: str, queued_at: float) -> None
     """
     context = CONTEXT.get()
     with structlog.contextvars.bound_contextvars(call_sid=call_sid, trace_id=trace_id):
+        began = time.time()
         outcome, record = look_up(context.lookup, phone)
+        looked_up = began, time.time()
         result = Result(
             outcome=outcome, record=record, queued_at=queued_at, took_s=round(max(0.0, time.time() - queued_at), 6)
         )
         if _publish(context.redis, CallSid(call_sid), result):
             context.observe(outcome, result.took_s)
+            tracing_spans.prefetched(trace_id, call_sid, outcome, queued_at, looked_up)
             _log.info("customer prefetched", outcome=outcome, took_s=result.took_s)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from websockets.frames import CloseCode
 
-from shared import logs
+from shared import logs, tracing_spans
 from shared.calls import CallEvent, CallSid, CallState, EndReason, IncomingCall
 from shared.channel import close_all
 from shared.messages import (
@@ -199,6 +199,7 @@ class Control:
         if house.book.get(call.sid, call.attempt) is not call:
             house.book.add(call)
         prepared = house.bind(call, worker, now)
+        tracing_spans.bound(call.ticket, call.accepted_at, worker.id, prepared=prepared)
         if not prepared and not call.watched:
             house.customers.expect(call)
         house.metrics.calls_active(house.book.streaming)

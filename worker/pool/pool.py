@@ -17,7 +17,7 @@ from typing import Any, Final, assert_never
 
 from prometheus_client import CollectorRegistry
 
-from shared import logs, redis_door
+from shared import logs, redis_door, tracing_spans
 from shared.agents import Agents
 from shared.calls import EndReason
 from shared.clips import Clip
@@ -334,6 +334,7 @@ class Pool:
         if not self._book.end(call, reason, time.monotonic()):
             return
         self._aftercall.over(call, reason, journal)
+        tracing_spans.ended(call.incoming, call.reserved_at, reason, call.agent.name, call.resumes)
         self._door.tell(Ended(call_sid=call.sid, attempt=call.attempt, reason=reason, dial=call.dial))
         self._metrics.call_ended(reason)
         self._customers.forget(call)

@@ -12,7 +12,7 @@ from typing import Final
 
 from websockets.frames import CloseCode
 
-from shared import logs
+from shared import logs, tracing_spans
 from shared.calls import CallEvent, EndReason
 from shared.clips import Clip
 from shared.messages import Bind, Resume
@@ -93,6 +93,7 @@ class Rescue:
         """Note that a successor serves a call since `at`."""
         self._house.metrics.failover(call.loss, Failover.RESUMED)
         self._house.metrics.resumed_after(at - call.lost_at)
+        tracing_spans.resumed(call.incoming, call.lost_at, at, call.loss)
 
     def forget(self, call: Call) -> None:
         """Stop waiting for a call that has ended."""
@@ -159,12 +160,14 @@ class Rescue:
     def _hung_up(self, call: Call, why: EndReason) -> None:
         """Note that the caller left while waiting."""
         self._house.metrics.failover(call.loss, Failover.HUNG_UP)
+        tracing_spans.resumed(call.incoming, call.lost_at, time.monotonic(), call.loss, ended=why)
         self.forget(call)
         self._house.ended(call, why)
         self._house.keeper.drop(call)
 
     def _give_up(self, call: Call, reason: EndReason) -> None:
         self._house.metrics.failover(call.loss, Failover.ENDED)
+        tracing_spans.resumed(call.incoming, call.lost_at, time.monotonic(), call.loss, ended=reason)
         self.forget(call)
         self._house.ended(call, reason)
         self._house.keeper.close(call, CloseCode.INTERNAL_ERROR)

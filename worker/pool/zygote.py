@@ -27,7 +27,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, cast
 
-from shared import logs, rlimits, settings
+from shared import logs, rlimits, settings, tracing
 from shared.channel import close_all, receive_datagram
 from shared.errors import OffhookError, WarmupFailed
 from shared.framing import TO_ZYGOTE, encode
@@ -163,7 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configured = settings.load(Process.ZYGOTE)
         logs.configure(configured.log_level, process="zygote")
-        child = cast("Child", importlib.import_module(options.child))
+        with tracing.loading(configured):
+            child = cast("Child", importlib.import_module(options.child))
         loaded = child.load(configured)
     except Exception as error:  # noqa: BLE001 - whatever it is, the operator reads it in /readyz
         with contextlib.suppress(OSError):

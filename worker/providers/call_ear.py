@@ -14,6 +14,7 @@ from typing import Any, Final
 from pipecat.frames.frames import Frame, TranscriptionFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.stt_service import STTService
+from pipecat.utils.tracing.service_decorators import traced_stt
 from websockets.asyncio.client import ClientConnection
 
 from shared.workers import Resource
@@ -81,6 +82,7 @@ class CallEar(STTService):
             return
         await STTService.process_frame(self, frame, direction)  # a vendor's service would ask at a pause by itself
 
+    @traced_stt
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
         """Take audio that came as a frame; in this pipeline none does."""
         self.hear(audio)

@@ -23,6 +23,7 @@ import httpx2
 from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
 from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
+from pipecat.utils.tracing.service_decorators import traced_tts
 
 from shared.logs import get
 from shared.metrics import Setback
@@ -144,6 +145,7 @@ class OpenAIVoice(CallVoice):
 
     # --- text in ------------------------------------------------------------------------------------------------------
 
+    @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Speak a text behind what is spoken in this context already."""
         speech = self._speeches.get(context_id)

@@ -21,6 +21,7 @@ from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TextAggregationMode
 from pipecat.utils.text.skip_tags_aggregator import SkipTagsAggregator
+from pipecat.utils.tracing.service_decorators import traced_tts
 from websockets.asyncio.client import ClientConnection
 
 from shared.agents import Agent
@@ -124,6 +125,7 @@ class SocketVoice(CallVoice):
         await super().cleanup()
         await self._disconnect()
 
+    @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Speak; while there is no connection the text waits for one."""
         async with self._sending:
