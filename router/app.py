@@ -73,6 +73,7 @@ def build(parts: Parts) -> Starlette:
 
 def _signed(parts: Parts, route: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """Let only what Twilio signed reach a handler; anything else gets one line and is counted."""
+    parts.door.metrics.may_refuse(route, twilio.SignatureRefusal)
 
     async def endpoint(request: Request) -> Response:
         began = time.perf_counter()

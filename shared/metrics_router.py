@@ -1,5 +1,7 @@
 """The metrics of a router, as verbs; see `shared.metrics`."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.metrics import FAST, WAITING, HoldOutcome, UpgradeRefusal
@@ -54,6 +56,11 @@ class RouterMetrics:
     def webhook(self, result: str, seconds: float) -> None:
         """Add an answered webhook; `result` is one of reserved, repeated, held, no_worker, bad_request, forbidden."""
         self._webhook.labels(result).observe(seconds)
+
+    def may_refuse(self, route: str, reasons: Iterable[str]) -> None:
+        """Show from the beginning what a route may refuse: a series that appears with its first event has no increase."""
+        for reason in reasons:
+            self._refused.labels(route, reason)
 
     def refused(self, route: str, reason: str) -> None:
         """Count a refused request by route name and reason (both from closed sets)."""

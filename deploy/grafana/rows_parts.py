@@ -55,7 +55,7 @@ def router() -> Row:
                 Words(
                     "By route and reason.",
                     "0, apart from strangers who try.",
-                    "signature: see Webhooks answered. expired: the carrier came later than `TICKET_TTL`. "
+                    "signature_*: see Webhooks answered. expired: the carrier came later than `TICKET_TTL`. "
                     "no_pool: no pool is connected.",
                 ),
             ),
