@@ -133,9 +133,10 @@ def _checked(settings: type[DataclassInstance], values: Mapping[str, object]) ->
 
 
 def parser(name: str, description: str, settings: type[DataclassInstance]) -> argparse.ArgumentParser:
-    """Make the command line of a stand-in: `--port`, one flag for each field of its settings (`_` becomes `-`)."""
+    """Make the command line of a stand-in: `--port`, `--host`, one flag for each field of its settings (`_` becomes `-`)."""
     result = argparse.ArgumentParser(prog=f"python -m tests.standins.{name}", description=description)
-    result.add_argument("--port", type=int, default=0, help="loopback port, 0 picks a free one")
+    result.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    result.add_argument("--host", default="127.0.0.1", help="the address to listen on, default loopback")
     result.add_argument(
         "--until-stdin-closes", action="store_true", help="exit when stdin ends, so that a dead parent leaves nothing"
     )
@@ -194,11 +195,11 @@ def _leave_at_end_of_stdin() -> None:
 
 
 def serve(name: str, app: ASGIApp, options: argparse.Namespace) -> None:
-    """Serve the application on loopback until SIGTERM; prints `{"name": ..., "port": ...}` when it listens."""
+    """Serve the application until SIGTERM; prints `{"name": ..., "port": ...}` when it listens."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # uvicorn's own handler comes only with its loop
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a killed stand-in returns on its port
-        listener.bind(("127.0.0.1", options.port))
+        listener.bind((options.host, options.port))
         config = uvicorn.Config(
             app,
             http=NumberedHttp,

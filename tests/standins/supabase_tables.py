@@ -9,7 +9,7 @@ import copy
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -72,17 +72,35 @@ class Tables:
             ValueError: a customer has no phone, or two have the same.
         """
         fresh = Tables()
+        fresh._insert_customers(customers)
+        self.rows, self.last_id = fresh.rows, fresh.last_id
+
+    def add_customers(self, customers: Sequence[Mapping[str, Any]]) -> None:
+        """Add customers as `load_customers` takes them; one whose phone is known takes the place of who was there.
+
+        Raises:
+            ValueError: a customer has no phone, or two of them have the same.
+        """
+        fresh = Tables(copy.deepcopy(self.rows), self.last_id)
+        phones = {customer.get("phone") for customer in customers}
+        gone = {row["id"] for row in fresh.rows["customers"] if row["phone"] in phones}
+        for name, rows in fresh.rows.items():
+            owner = "id" if name == "customers" else "customer_id"
+            rows[:] = [row for row in rows if row[owner] not in gone]
+        fresh._insert_customers(customers)
+        self.rows, self.last_id = fresh.rows, fresh.last_id
+
+    def _insert_customers(self, customers: Iterable[Mapping[str, Any]]) -> None:
         try:
             for customer in customers:
                 columns = {key: value for key, value in customer.items() if key not in ("facts", "appointments")}
-                id_ = fresh.insert("customers", columns)["id"]
+                id_ = self.insert("customers", columns)["id"]
                 for key, value in customer.get("facts", {}).items():
-                    fresh.insert("customer_facts", {"customer_id": id_, "key": key, "value": value})
+                    self.insert("customer_facts", {"customer_id": id_, "key": key, "value": value})
                 for appointment in customer.get("appointments", []):
-                    fresh.insert("appointments", {**appointment, "customer_id": id_})
+                    self.insert("appointments", {**appointment, "customer_id": id_})
         except PostgrestError as error:
             raise ValueError(f"customers: {error}") from None
-        self.rows, self.last_id = fresh.rows, fresh.last_id
 
     def context(self, phone: object, now: datetime) -> Row | None:
         """Run the function `customer_context`: the one document a call needs, None for an unknown phone."""

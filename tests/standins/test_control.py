@@ -118,3 +118,9 @@ def test_the_ready_line_is_one_json_object() -> None:
         assert process.wait(30) == 0
     assert line.keys() == {"name", "port"}
     assert line["name"] == "supabase_api"
+
+
+def test_a_stand_in_listens_where_it_is_told_to_and_on_loopback_by_default() -> None:
+    with started("supabase_api") as inside, started("supabase_api", host="0.0.0.0") as outside:
+        listening = {one.pid: psutil.Process(one.pid).net_connections("tcp")[0].laddr.ip for one in (inside, outside)}
+        assert listening == {inside.pid: "127.0.0.1", outside.pid: "0.0.0.0"}

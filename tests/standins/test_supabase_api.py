@@ -71,6 +71,20 @@ async def test_the_context_of_a_customer_is_one_document(client: AsyncClient, ap
     assert (entry["method"], entry["path"]) == ("GET" if get else "POST", "/rest/v1/rpc/customer_context")
 
 
+async def test_a_customer_is_added_to_the_others_or_takes_the_place_of_who_had_the_number(
+    client: AsyncClient, api: Standin
+) -> None:
+    await api.control(add_customers=[{"phone": "+5", "name": "Eva"}, {**BOB, "name": "Robert", "facts": {"a": 1}}])
+    names = rows(await client.table("customers").select("name").order("name").execute())
+    assert [row["name"] for row in names] == ["Ana", "Eva", "Robert"]
+    assert len(rows(await client.table("customer_facts").select("*").execute())) == 3
+    with pytest.raises(StandinFailed, match="customers"):
+        await api.control(add_customers=[{"phone": PHONE, "name": "Eva"}, {"phone": PHONE}])
+    assert [row["name"] for row in rows(await client.table("customers").select("*").eq("phone", PHONE).execute())] == [
+        "Ana"
+    ]
+
+
 async def test_an_unknown_caller_is_null_and_not_an_error(client: AsyncClient) -> None:
     assert (await client.rpc("customer_context", {"p_phone": "+10000000000"}).execute()).data is None
 
