@@ -7,11 +7,11 @@ import tomllib
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.demo.scene import LOG_OF
 from deploy.demo.trouble import RECORDINGS, Trouble
 from tests.bench.measure import Asked, ask, reply_s, reply_spans
 from tests.standins.carrier_call import Call
 from tests.standins.carrier_playout import RATE_HZ, SILENCE, Playout, Span
+from tests.standins.carrier_record import CallRecord
 from tests.standins.carrier_settings import CallFailed
 
 SCRIPT: Final = ("interrupt", "what-time", "my-code", "goodbye")
@@ -42,8 +42,8 @@ def texts() -> dict[str, str]:
     return {row["id"]: row["text"] for row in rows}
 
 
-async def converse(call: Call, name: str) -> list[Turn]:
-    """Play the whole script on a call that was dialled; return when the agent has hung up.
+async def converse(call: Call, name: str, see: str) -> list[Turn]:
+    """Play the whole script on a call that was dialled; return when the agent has hung up. `see` is where to look otherwise.
 
     Raises:
         Trouble: a step did not happen; the call's name is in it.
@@ -52,9 +52,9 @@ async def converse(call: Call, name: str) -> list[Turn]:
         await call.streaming(timeout_s=STREAM_DEADLINE_S)
         await call.hears(lambda heard: heard.duration_s >= GREETING_HEARD_S, STREAM_DEADLINE_S)
     except CallFailed as error:
-        raise Trouble(f"{name}: no greeting was heard: {error}", f"see {LOG_OF['pool']}") from error
+        raise Trouble(f"{name}: no greeting was heard: {error}", see) from error
     words = texts()
-    asked = [(recording, await _step(call, name, recording, words[recording])) for recording in SCRIPT]
+    asked = [(recording, await _step(call, name, recording, words[recording], see)) for recording in SCRIPT]
     greeting = [span for span in call.heard.spans if span.utterance < asked[0][1].utterances_before]
     turns = [Turn("", "", line(greeting), None)]
     ends = [one.utterances_before for _, one in asked[1:]] + [call.heard.utterances]
@@ -64,21 +64,31 @@ async def converse(call: Call, name: str) -> list[Turn]:
     return turns
 
 
-async def _step(call: Call, name: str, recording: str, said: str) -> Asked:
+async def _step(call: Call, name: str, recording: str, said: str, see: str) -> Asked:
     """Say one thing and wait until the answer was played, or after the goodbye until the agent has hung up."""
     last = recording == SCRIPT[-1]
     wanted = "the agent did not hang up after" if last else "nothing was answered to"
     try:
         asked = await ask(call, (RECORDINGS / f"{recording}.ulaw").read_bytes())
         if last:
-            await call.ended(REPLY_DEADLINE_S)
+            if not _hung_up(await call.ended(REPLY_DEADLINE_S)):
+                raise Trouble(f"{name}: {wanted} {said!r}: the call was lost", see)
+            if reply_s(call, asked) is None:
+                raise Trouble(f"{name}: nothing was answered to {said!r}", see)
         else:
             await call.hears(lambda heard: _answered(heard, asked), REPLY_DEADLINE_S)
     except CallFailed as error:
-        raise Trouble(f"{name}: {wanted} {said!r}: {error}", f"see {LOG_OF['pool']}") from error
+        raise Trouble(f"{name}: {wanted} {said!r}: {error}", see) from error
     if recording == SCRIPT[0] and not any(stream.clears for stream in call.streams):
-        raise Trouble(f"{name}: the greeting went on when the caller spoke over it", f"see {LOG_OF['pool']}")
+        raise Trouble(f"{name}: the greeting went on when the caller spoke over it", see)
     return asked
+
+
+def _hung_up(record: CallRecord) -> bool:
+    """Whether the agent ended the call: it closed the stream, and the TwiML that followed had nothing to say."""
+    last = record.streams[-1]
+    said = any(last.closed_at is not None and spoken.at > last.closed_at for spoken in record.spoken)
+    return record.ended_by == "twiml" and last.closed_by == "server" and not said
 
 
 def _answered(heard: Playout, asked: Asked) -> bool:

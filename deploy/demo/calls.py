@@ -5,16 +5,16 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 from deploy.demo.caller import Turn, converse
-from deploy.demo.ear import Ear
+from deploy.demo.ear import Hearing
 from deploy.demo.judge import Expected, problems
 from deploy.demo.scene import LOG_OF, Site
 from deploy.demo.trouble import Trouble
 from tests.bench.measure import Measured, last_words, measured
-from tests.stack import AUTH_TOKEN, PUBLIC
 from tests.standins.carrier import Carrier
 from tests.standins.carrier_call import Call
 from tests.standins.carrier_settings import CarrierSettings
@@ -22,43 +22,58 @@ from tests.standins.carrier_settings import CarrierSettings
 ANSWER_DELAY_S: Final = 0.5
 """Between TwiML and media upgrade. Source: Twilio takes about that."""
 
+AS_HEARD: Final = {"end_reason": "the agent hung up"}
+"""What is known of an end without the logs of the pool: `converse` has seen that much."""
+
 WRITTEN_DEADLINE_S: Final = 10.0
 LOOK_AGAIN_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One call: what only its record knows, what it took, what was said, and what was heard of the answers, turn by turn."""
+    """One call: what it took, what was said, and what was heard of the answers, turn by turn."""
 
     name: str
-    code: str
+    code: str  # what only its record knows; empty when nothing was planted
     measured: Measured
     turns: list[Turn]
     heard: list[str]
 
 
-async def call_each(site: Site, names: dict[str, str], ear: Ear) -> list[Told]:
-    """Place calls at once (name by caller's number) and return them when they are over and were listened to.
-
-    Raises:
-        Trouble: a call failed.
-    """
+async def call_each(site: Site, names: dict[str, str], ear: Hearing) -> list[Told | Trouble]:
+    """Place calls at once (name by caller's number); when they are over and were listened to, give what came of each."""
     settings = CarrierSettings(
-        target=site.router_url, public_base_url=PUBLIC, auth_token=AUTH_TOKEN, answer_delay_s=ANSWER_DELAY_S
+        target=site.router_url,
+        public_base_url=site.public_url,
+        auth_token=site.auth_token,
+        answer_delay_s=ANSWER_DELAY_S,
+        allow_ws=site.public_url.startswith("http:"),
     )
     async with Carrier(settings) as carrier:
-        calls = [await _dial(carrier, phone, name) for phone, name in names.items()]
-        over = await asyncio.gather(*(converse(call, name) for call, name in zip(calls, names.values(), strict=True)))
-    ended = await _last_words(Path(site.logs) / "pool.log", calls)
-    told = []
-    for call, turns, (phone, name) in zip(calls, over, names.items(), strict=True):
-        heard = [await ear.hear(turn.answer) for turn in turns]
-        told.append(Told(name, site.codes[phone], measured(call, ended.get(call.call_sid, {})), turns, heard))
+        over = await asyncio.gather(*(_call(site, carrier, phone, name) for phone, name in names.items()))
+    calls = [one[0] for one in over if not isinstance(one, Trouble)]
+    ended = await _last_words(Path(site.logs) / "pool.log", calls) if site.logs else {}
+    told: list[Told | Trouble] = []
+    for one, (phone, name) in zip(over, names.items(), strict=True):
+        if isinstance(one, Trouble):
+            told.append(one)
+            continue
+        call, turns = one
+        took = measured(call, ended.get(call.call_sid, {} if site.logs else AS_HEARD))
+        told.append(Told(name, site.codes.get(phone, ""), took, turns, [await ear.hear(turn.answer) for turn in turns]))
     return told
 
 
-def check(told: Told) -> None:
-    """Judge a call by what was heard.
+async def _call(site: Site, carrier: Carrier, phone: str, name: str) -> tuple[Call, list[Turn]] | Trouble:
+    try:
+        call = await _dial(site, carrier, phone, name)
+        return call, await converse(call, name, site.see("pool"))
+    except Trouble as trouble:
+        return trouble
+
+
+def check(told: Told, see: str = f"see {LOG_OF['pool']}") -> None:
+    """Judge a call by what was heard; `see` is where to look when that was not enough.
 
     Raises:
         Trouble: something was not heard that must be; the first such thing.
@@ -66,14 +81,20 @@ def check(told: Told) -> None:
     heard = {turn.recording: text for turn, text in zip(told.turns, told.heard, strict=True)}
     found = problems(heard, Expected(told.code, datetime.now(UTC)))
     if found:
-        raise Trouble(f"{told.name}: {found[0]}", f"see {LOG_OF['pool']}")
+        raise Trouble(f"{told.name}: {found[0]}", see)
 
 
-async def _dial(carrier: Carrier, phone: str, name: str) -> Call:
+async def _dial(site: Site, carrier: Carrier, phone: str, name: str) -> Call:
     call = await carrier.dial(from_=phone)
     webhook = call.record().webhook
-    if webhook is None or not webhook.status:
-        raise Trouble(f"{name}: the router does not answer", f"see {LOG_OF['router']}")
+    match webhook.status if webhook is not None else 0:
+        case 0:
+            raise Trouble(f"{name}: the router does not answer", site.see("router"))
+        case HTTPStatus.FORBIDDEN:
+            remedy = f"PUBLIC_BASE_URL ({site.public_url}) and TWILIO_AUTH_TOKEN must be the router's"
+            raise Trouble(f"{name}: the router refuses the signature", remedy)
+        case status if status != HTTPStatus.OK:
+            raise Trouble(f"{name}: the router answers with {status}", site.see("router"))
     return call
 
 

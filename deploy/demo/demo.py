@@ -17,7 +17,6 @@ from deploy.demo.scene import (
     Site,
     empty_logs,
     explained,
-    load_site,
     parked,
     plan,
     plant,
@@ -53,33 +52,21 @@ async def demo(*, keep: bool) -> None:
             await _serve(stack)
 
 
-async def another_call() -> None:
-    """Place one call to the demo that is being served elsewhere.
-
-    Raises:
-        Trouble: there is none, or the call failed.
-    """
-    site = load_site()
-    async with Ear(LOGS / "ear.log") as ear:
-        await ear.ready()
-        print("calling")
-        told = await call_each(site, {CALLERS[0]: "call"}, ear)
-    print(f"{transcript(told[0])}\n\n{table(told)}")
-    check(told[0])
-
-
 async def _show(stack: Stack, ear: Ear, progress: Progress) -> None:
     progress.begin("workers (pipeline built and running, voice connected)")
     await parked(stack)
     progress.begin("the carrier's ear (judges by what a caller hears)")
     await ear.ready()
     progress.end()
-    site = Site(stack.router_url, str(LOGS), await plant(stack))
+    site = Site(stack.router_url, str(LOGS), await plant(stack), supabase_url=stack.supabase.url)
     site.save()
     told: list[Told] = []
     for group in ({CALLERS[0]: "call 1"}, {CALLERS[1]: "call 2", CALLERS[2]: "call 3"}):
         progress.begin(" and ".join(group.values()) + (" at once" if len(group) > 1 else ""))
-        told += await call_each(site, group, ear)
+        for one in await call_each(site, group, ear):
+            if isinstance(one, Trouble):
+                raise one
+            told.append(one)
         progress.end()
         print("\n".join(f"\n{transcript(one)}" for one in told[-len(group) :]) + "\n")
         for one in told[-len(group) :]:

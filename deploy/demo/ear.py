@@ -1,10 +1,10 @@
-"""The ear at the carrier's side: a process that recognises real speech, apart from the one the agent uses.
+"""Who listens at the carrier's side: an ear that recognises real speech, a decoder of the scripted voice's tones, or nobody.
 
     async with Ear(log) as ear:
         text = await ear.hear(ulaw)
 
-`python -m deploy.demo.ear` is that process: one JSON line in, one out. It runs at the lowest priority, since what it does is
-not part of what is shown, and it leaves when its stdin ends.
+The ear is a process apart from the one the agent uses, `python -m deploy.demo.ear`: one line in, one out. It runs at the lowest
+priority, since what it does is not part of what is shown, and it leaves when its stdin ends.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from deploy.demo.trouble import INSTALL, ROOT, Trouble
 
@@ -25,18 +25,54 @@ LOAD_DEADLINE_S: Final = 120.0
 HEAR_DEADLINE_S: Final = 60.0
 LEAVE_DEADLINE_S: Final = 10.0
 LOWEST_PRIORITY: Final = 19
+LINE_HZ: Final = 8000
+
+
+class Hearing(Protocol):
+    """Whoever listens to what was played."""
+
+    async def ready(self) -> None:
+        """Wait until it can."""
+
+    async def hear(self, ulaw: bytes) -> str:
+        """Write down what is heard in 8 kHz mu-law audio; empty for nothing."""
+        ...
+
+
+class Tones:
+    """Understands the scripted voice of the stand-ins, exactly and at once; says of anything else how long it is."""
+
+    async def ready(self) -> None:
+        """Wait for nothing."""
+
+    async def hear(self, ulaw: bytes) -> str:
+        """Write down the words."""
+        from tests.standins import modem  # numpy
+
+        return " ".join(word.text for word in modem.decode(ulaw)) or _sound(ulaw)
+
+
+class Nobody:
+    """Says only how long there was something to hear."""
+
+    async def ready(self) -> None:
+        """Wait for nothing."""
+
+    async def hear(self, ulaw: bytes) -> str:
+        """Give the length."""
+        return _sound(ulaw)
 
 
 class Ear:
     """Starts at `async with`, and loads while other things start; `ready` waits for it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path | None) -> None:  # None: what it says stands among what this process says
         self._log = log
         self._process: asyncio.subprocess.Process
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        with self._log.open("ab") as log:
+        with self._log.open("ab") if self._log else contextlib.nullcontext() as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "ignore", "-m", "deploy.demo.ear"),
                 cwd=ROOT,
@@ -89,15 +125,19 @@ class Ear:
         except TimeoutError:
             line = b""
         if not line:
-            raise Trouble(f"the carrier's ear does not work, see {self._log}", INSTALL)
+            raise Trouble(f"the carrier's ear does not work{f', see {self._log}' if self._log else ''}", INSTALL)
         return str(json.loads(line)["text"])
+
+
+def _sound(ulaw: bytes) -> str:
+    return f"[{len(ulaw) / LINE_HZ:.1f} s of sound]" if ulaw else ""
 
 
 def main() -> None:
     """Recognise what comes in on stdin until it ends."""
     import audioop  # here, since the demo's own process has no use for it
 
-    from tests.standins.local_speech import LINE_HZ, LocalSpeech  # half a gigabyte of models
+    from tests.standins.local_speech import LocalSpeech  # half a gigabyte of models
 
     os.nice(LOWEST_PRIORITY)
     speech = LocalSpeech()

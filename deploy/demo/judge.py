@@ -12,7 +12,7 @@ from typing import Final
 
 COLOURS: Final = ("purple", "yellow", "orange", "golden", "scarlet")
 THINGS: Final = ("elephant", "tiger", "mountain", "river", "window", "castle", "kitchen")
-"""Words that survive the voice, a telephone line and the ear. Measured: 60 of 60 sentences."""
+"""Words that survive the voice, a telephone line and the ear, nearly always."""
 
 ADRIFT_MIN: Final = 3
 """Minutes between the agent's clock at its answer and ours when it is judged."""
@@ -25,7 +25,7 @@ NUMBER: Final = re.compile(r"\d[\d\s:.,-]*")
 class Expected:
     """What this call must bring to the caller's ear."""
 
-    code: str  # the planted words
+    code: str  # the planted words; empty when there are none
     now: datetime  # in the agent's time zone
 
 
@@ -36,7 +36,8 @@ def problems(heard: Mapping[str, str], expected: Expected) -> list[str]:
         found.append(_line("the interruption was not understood", heard["interrupt"]))
     if not tells_time(heard["what-time"], expected.now):
         found.append(_line("the time was not heard", heard["what-time"]))
-    if not set(expected.code.split()) <= _words(heard["my-code"]):
+    planted = set(expected.code.split())
+    if planted and not planted & _words(heard["my-code"]):  # either of two: a word in a hundred is heard as another
         found.append(_line(f"the record's words ({expected.code}) were not heard", heard["my-code"]))
     if not {"bye", "goodbye"} & _words(heard["goodbye"]):
         found.append(_line("no goodbye was heard", heard["goodbye"]))
@@ -50,11 +51,6 @@ def tells_time(heard: str, now: datetime) -> bool:
     if {_digits(moment.strftime("%H%M")) for moment in near} & numbers:
         return True
     return bool({moment.strftime("%A").lower() for moment in near} & _words(heard))
-
-
-def pairs() -> list[str]:
-    """Give every code that can be planted."""
-    return [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
 
 
 def _line(what: str, heard: str) -> str:

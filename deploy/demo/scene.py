@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from secrets import SystemRandom
 from typing import Final
 
-from deploy.demo.judge import pairs
+from deploy.demo import customers
 from deploy.demo.trouble import ROOT, Trouble, last_words
-from tests.stack import Plan, Stack
+from tests.stack import AUTH_TOKEN, PUBLIC, Plan, Stack
 from tests.standins.process import StandinFailed
 
 LOGS: Final = ROOT / ".run" / "demo"
@@ -42,8 +41,15 @@ class Site:
     """What it takes to place a call from another process, and to judge it."""
 
     router_url: str
-    logs: str
+    logs: str  # a folder; empty when the logs are elsewhere
     codes: dict[str, str]  # caller's number -> the words planted in the record
+    public_url: str = PUBLIC  # what signatures are made for
+    auth_token: str = AUTH_TOKEN
+    supabase_url: str = ""  # of the stand-in; empty when there is none
+
+    def see(self, part: str) -> str:
+        """Say where a part (router, pool, prefetcher) tells more."""
+        return f"see {LOG_OF[part]}" if self.logs else f"see what the {part} logs"
 
     def save(self) -> None:
         """Leave it where `load_site` finds it."""
@@ -151,13 +157,8 @@ async def parked(stack: Stack) -> None:
 
 async def plant(stack: Stack) -> dict[str, str]:
     """Give each caller a record with random words; return them by caller."""
-    words = SystemRandom().sample(pairs(), len(CALLERS))
-    codes = dict(zip(CALLERS, words, strict=True))
-    customers = [
-        {"phone": phone, "name": "Ana Souza", "locale": "en", "facts": {"reference_code": code}}
-        for phone, code in codes.items()
-    ]
-    await stack.supabase.control(customers=customers)
+    codes = customers.codes(CALLERS)
+    await stack.supabase.control(customers=customers.planted(codes))
     return codes
 
 

@@ -15,6 +15,9 @@ ROWS: Final[Sequence[tuple[str, Callable[[Measured], float | None]]]] = (
     ("reservation → customer in context", lambda one: one.worker.get("context_injection_s")),
     ("first completion → first LLM token", lambda one: one.worker.get("first_llm_response_s")),
 )
+BY_CARRIER: Final = ROWS[:3]
+"""What is known without the logs of the pool."""
+
 NAME_WIDTH: Final = 48
 WIDTH: Final = 9
 
@@ -31,10 +34,10 @@ def transcript(told: Told) -> str:
     return "\n".join(lines)
 
 
-def table(calls: Sequence[Told]) -> str:
+def table(calls: Sequence[Told], rows: Sequence[tuple[str, Callable[[Measured], float | None]]] = ROWS) -> str:
     """Give every figure in ms, per call and as p50 and p99 over the calls."""
     lines = [_line("ms", [told.name for told in calls] + ["p50", "p99"])]
-    lines += [_row(name, [read(told.measured) for told in calls]) for name, read in ROWS]
+    lines += [_row(name, [read(told.measured) for told in calls]) for name, read in rows]
     for index, turn in enumerate(calls[0].turns):
         if turn.recording:
             replies = [told.turns[index].reply_s for told in calls]

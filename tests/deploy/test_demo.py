@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deploy.demo import scene
+from deploy.demo import customers, scene
 from deploy.demo.__main__ import parse
 from deploy.demo.caller import Turn, line, texts
 from deploy.demo.calls import Told, check
-from deploy.demo.judge import Expected, pairs, problems, tells_time
+from deploy.demo.judge import Expected, problems, tells_time
 from deploy.demo.show import table, transcript
 from deploy.demo.trouble import MEMORY_MB, NEEDED, Machine, Trouble, judge, last_words
 from tests.bench.measure import Measured
@@ -155,8 +155,18 @@ def test_another_time_is_not_the_time() -> None:
     assert not tells_time("", NOON)
 
 
-def test_planted_words_are_all_different() -> None:
-    assert len(set(pairs())) == len(pairs()) == 35
+def test_no_planted_word_is_in_two_records_of_few_callers() -> None:
+    codes = customers.codes(["+1", "+2", "+3", "+4", "+5"])
+    assert len({word for code in codes.values() for word in code.split()}) == 10
+
+
+def test_more_callers_than_words_all_have_some() -> None:
+    assert all(len(code.split()) == 2 for code in customers.codes([str(number) for number in range(23)]).values())
+
+
+def test_one_of_two_planted_words_is_enough_and_none_planted_is_none_expected() -> None:
+    assert problems({**HEARD, "my-code": "Your reference, code is garlic tiger."}, EXPECTED) == []
+    assert problems({**HEARD, "my-code": "You said what is my reference code?"}, replace(EXPECTED, code="")) == []
 
 
 def test_a_call_in_which_the_record_was_not_heard_fails_the_demo() -> None:
