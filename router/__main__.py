@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import NoReturn
 
-import shared.tracing_off  # first of ours: it keeps out what others would load
+import shared.tracing_first  # it keeps out what the others would load
 from router.app import build
 from router.health import beside
 from router.parts import Outside, assemble
@@ -25,7 +25,7 @@ from shared.processes import Process
 from shared.settings import Settings, load, refuse
 from shared.traces import traces_of
 
-shared.tracing_off.over()
+shared.tracing_first.over()
 
 log = logs.get(__name__)
 

@@ -69,6 +69,10 @@ class Export:
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=self._resource, shutdown_on_exit=False)
         self._provider.add_span_processor(_Intake(self))
 
+    def tracer(self, name: str) -> trace.Tracer:
+        """Give a tracer whose spans come here, without words."""
+        return self._provider.get_tracer(name)
+
     def provide(self) -> None:
         """Have whoever asks OpenTelemetry for a tracer send its spans here: Pipecat. Once per process."""
         trace.set_tracer_provider(self._provider)
@@ -106,6 +110,10 @@ class Export:
                     self._outlet = _Outlet(OTLPSpanExporter(self._endpoint, headers=self._headers, timeout=PATIENCE_S))
                     self._sending = BatchSpanProcessor(self._outlet, MOST_WAITING, EVERY_MS, MOST_AT_ONCE)
         return self._sending
+
+    def flush(self) -> None:
+        """Send what is queued now, in the caller's thread; waits for the answer."""
+        self.begin().force_flush()
 
     def leave(self, within_s: float) -> None:
         """Send what is queued, for so long at most; not at all to an endpoint that took nothing the last time."""

@@ -1,8 +1,7 @@
 """Keeps OpenTelemetry out of a process that was not asked for traces.
 
-redis and Pipecat load it wherever it is installed (60 modules, 10 MB), and look for it once, when they are loaded
-themselves. So it cannot be found until that is done: importing this module, first of all, hides it, and `over` shows it
-again. Who wants it later, a tool or `shared.tracing`, then finds it.
+redis and Pipecat load it wherever it is installed (60 modules), and look for it once, when they are loaded themselves. So
+it cannot be found until that is done. Who wants it later, a tool of somebody's or `shared.tracing`, finds it.
 """
 
 import sys
@@ -41,6 +40,3 @@ def over() -> None:
     """Let everybody find it again."""
     if _hidden in sys.meta_path:
         sys.meta_path.remove(_hidden)
-
-
-hide()

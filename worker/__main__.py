@@ -8,7 +8,7 @@ import secrets
 import signal
 from typing import Final
 
-import shared.tracing_off  # first of ours: it keeps out what others would load
+import shared.tracing_first  # it keeps out what the others would load
 from shared import logs, rlimits, settings, tracing
 from shared.errors import OffhookError
 from shared.metrics import registry
@@ -20,7 +20,7 @@ from worker.pool.pool import Given, Pool
 from worker.pool.zygote import CHILD
 from worker.tools import custom_check
 
-shared.tracing_off.over()
+shared.tracing_first.over()
 
 DESCRIPTION: Final = "Keeps workers ready for calls. Settings come from the environment."
 

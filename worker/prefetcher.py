@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-import shared.tracing_off  # first of ours: it keeps out what others would load
+import shared.tracing_first  # it keeps out what the others would load
 from shared import logs, redis_door, rlimits, settings, tracing
 from shared.errors import SettingsError, blames_host, system_words
 from shared.metrics import registry
@@ -30,7 +30,7 @@ from worker.prefetcher_report import DeadLetters, MessageTried, Observation, rea
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
 
-shared.tracing_off.over()
+shared.tracing_first.over()
 
 STOP_S: Final = 4.0
 """What a child gets beyond the longest step of a job and its own second before it is killed."""

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Final
 
-import shared.tracing_off  # first of ours: it keeps out what others would load
+import shared.tracing_first  # it keeps out what the others would load
 from shared import letters, logs, settings, tracing
 from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
@@ -20,7 +20,7 @@ from shared.processes import Process
 from shared.settings import Settings
 from worker.prefetcher_rq import Threads, quiet_rq
 
-shared.tracing_off.over()
+shared.tracing_first.over()
 
 IDLE_STOP_S: Final = 1.0
 """What is added to the longest step of a job, for jobs to finish at the end."""
