@@ -71,7 +71,7 @@ async def _step(call: Call, name: str, recording: str, said: str, see: str) -> A
     try:
         asked = await ask(call, (RECORDINGS / f"{recording}.ulaw").read_bytes())
         if last:
-            if not _hung_up(await call.ended(REPLY_DEADLINE_S)):
+            if not hung_up(await call.ended(REPLY_DEADLINE_S)):
                 raise Trouble(f"{name}: {wanted} {said!r}: the call was lost", see)
             if reply_s(call, asked) is None:
                 raise Trouble(f"{name}: nothing was answered to {said!r}", see)
@@ -84,7 +84,7 @@ async def _step(call: Call, name: str, recording: str, said: str, see: str) -> A
     return asked
 
 
-def _hung_up(record: CallRecord) -> bool:
+def hung_up(record: CallRecord) -> bool:
     """Whether the agent ended the call: it closed the stream, and the TwiML that followed had nothing to say."""
     last = record.streams[-1]
     said = any(last.closed_at is not None and spoken.at > last.closed_at for spoken in record.spoken)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import audioop
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from deploy.demo import customers, scene
 from deploy.demo.__main__ import parse
-from deploy.demo.caller import Turn, line, texts
+from deploy.demo.caller import Turn, hung_up, line, texts
 from deploy.demo.calls import Told, check
+from deploy.demo.ear import Nobody, Tones
 from deploy.demo.judge import Expected, problems, tells_time
-from deploy.demo.show import table, transcript
-from deploy.demo.trouble import MEMORY_MB, NEEDED, Machine, Trouble, judge, last_words
+from deploy.demo.show import BY_CARRIER, table, transcript
+from deploy.demo.trouble import MEMORY_MB, NEEDED, Machine, Trouble, for_calls, judge, last_words
 from tests.bench.measure import Measured
+from tests.standins import modem
 from tests.standins.carrier_playout import Span
+from tests.standins.carrier_record import CallRecord, Spoken, StreamRecord
 
 GOOD = Machine(platform="linux", pidfd=True, absent=(), redis=True, recordings=True, memory_mb=8000)
 NOON = datetime(2026, 11, 22, 16, 5, tzinfo=UTC)
@@ -63,6 +68,28 @@ def test_without_keep_the_demo_ends(keep: str) -> None:
 def test_another_call_is_a_word_and_keeping_a_flag() -> None:
     assert parse(["call"], "").what == "call"
     assert parse(["--keep"], "").keep
+
+
+def test_calls_to_a_deployment_are_asked_for_with_its_address() -> None:
+    options = parse(["call", "--url", "http://127.0.0.1:8080", "--calls", "3", "--at-once", "--judge", "tones"], "")
+    assert (options.url, options.calls, options.at_once, options.judge) == ("http://127.0.0.1:8080", 3, True, "tones")
+    options = parse(["call"], "")
+    assert (options.url, options.token, options.calls, options.at_once, options.judge) == ("", "", 1, False, "ear")
+
+
+@pytest.mark.parametrize("arguments", [["--url", "http://127.0.0.1:1"], ["demo", "--calls", "2"], ["--at-once"]])
+def test_what_is_said_of_calls_is_refused_without_the_word(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(arguments, "")
+
+
+def test_where_calls_are_only_placed_less_must_be_there() -> None:
+    bare = replace(GOOD, absent=("pipecat", "piper"), redis=False, memory_mb=100)
+    judge(for_calls(bare, ear=False))
+    with pytest.raises(Trouble, match="piper is missing"):
+        judge(for_calls(bare, ear=True))
+    with pytest.raises(Trouble, match="recorded callers are missing"):
+        judge(for_calls(replace(bare, recordings=False), ear=False))
 
 
 def test_a_machine_with_everything_is_accepted() -> None:
@@ -188,6 +215,41 @@ def test_the_table_has_each_call_and_both_percentiles_and_a_dash_for_what_is_unk
     assert lines[2].split()[-4:] == ["2", "2", "2", "2"]
     assert next(row for row in lines if "customer in context" in row).split()[-4:] == ["-"] * 4
     assert len({len(row) for row in lines}) == 1
+
+
+def test_without_the_logs_the_table_has_what_the_carrier_knows() -> None:
+    names = [row[:30].strip() for row in table([told()], BY_CARRIER).splitlines()]
+    assert names[1:4] == ["webhook answered", "upgrade accepted → first audio", "start → first audio"]
+    assert not any("agent ready" in name or "LLM" in name for name in names)
+    assert names[-1] == "gaps in the greeting (sum)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "by_agent"),
+    [
+        ({}, True),
+        ({"said_at": 1.0}, True),  # a held call was told to wait
+        ({"said_at": 9.0}, False),  # an apology
+        ({"closed_by": "lost"}, False),
+        ({"ended_by": "caller"}, False),
+    ],
+)
+def test_the_agent_has_hung_up_when_it_closed_the_stream_and_nothing_was_said_after(
+    changes: dict[str, Any], *, by_agent: bool
+) -> None:
+    stream = StreamRecord("MZ1", "wss://x", closed_at=8.0, closed_by=changes.get("closed_by", "server"))
+    spoken = (Spoken("say", "words", changes["said_at"]),) if "said_at" in changes else ()
+    ended_by = changes.get("ended_by", "twiml")
+    record = CallRecord("CA1", "completed", ended_by, (), (), (), (stream,), spoken, (), (), 8.0)
+    assert hung_up(record) == by_agent
+
+
+async def test_tones_are_understood_and_anything_else_is_as_long_as_it_is() -> None:
+    sound = audioop.lin2ulaw(modem.encode("purple tiger"), 2)
+    assert await Tones().hear(sound) == "purple tiger"
+    assert await Nobody().hear(sound) == f"[{len(sound) / 8000:.1f} s of sound]"
+    assert await Tones().hear(b"\xff" * 8000) == "[1.0 s of sound]"
+    assert await Tones().hear(b"") == ""
 
 
 def test_pieces_of_audio_keep_the_silence_between_them() -> None:
