@@ -18,7 +18,7 @@ FILE: Final = FOLDER / "dashboards" / "offhook.json"
 ALL: Final = {"pool": ".*", "instance": ".*", "worker": ".*"}
 """What Grafana puts in when All is chosen."""
 
-METRIC: Final = re.compile(r"\b(?:offhook|redis|process|python)_[a-z0-9_]+\b|\bup\b")
+METRIC: Final = re.compile(r"\b(?:offhook|redis|process|python)_[a-z0-9_]+\b|\bup\b|\bALERTS\b")
 LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)")
 
 
@@ -42,7 +42,24 @@ class Asked:
     @property
     def metrics(self) -> set[str]:
         """Every metric it names."""
-        return set(METRIC.findall(re.sub(r"\bby \([^)]*\)", "", self.expr)))
+        return set(METRIC.findall(re.sub(r"\{[^}]*\}|\bby \([^)]*\)", "", self.expr)))
+
+    @property
+    def grouped(self) -> set[str]:
+        """Every label it groups by."""
+        return {name.strip() for group in re.findall(r"\bby \(([^)]*)\)", self.expr) for name in group.split(",")}
+
+    @property
+    def named(self) -> set[str]:
+        """Every label in the names of its series."""
+        return set(re.findall(r"\{\{(\w+)\}\}", self.legend))
+
+    @property
+    def labels(self) -> set[str]:
+        """Every label it selects by, groups by, or has in the names of its series."""
+        selectors = re.findall(r"\{([^}]*)\}", self.expr)
+        selected = {name for selector in selectors for name in re.findall(r"(\w+)(?:=~?|!=|!~)", selector)}
+        return self.grouped | selected | self.named
 
 
 def board() -> dict[str, Any]:

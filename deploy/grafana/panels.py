@@ -128,6 +128,8 @@ def number(frame: Frame, query: Query, base: str = GREEN, steps: Mapping[float, 
     made = stat.Panel().thresholds(_thresholds(base, steps or {})).color_mode(common.BigValueColorMode.BACKGROUND)
     made.graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE)
     made.color_scheme(build.FieldColor().mode(dashboard.FieldColorModeId.THRESHOLDS)).no_value("none")
+    if frame.unit == "short":
+        made.decimals(0)  # `increase` extrapolates, and nobody is interested in 0.97 calls
     made.reduce_options(look.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
     return _framed(made, frame, (query,), instant=True)
 

@@ -33,7 +33,7 @@ WAITED_S: Final = 60.0
 """The default of `HOLD_MAX`."""
 
 LAG_S: Final = 0.1
-"""What a caller may begin to hear: five frames of 20 ms."""
+"""From here on speech begins to have gaps."""
 
 
 def of(metric: str, *matchers: str) -> str:
@@ -43,12 +43,12 @@ def of(metric: str, *matchers: str) -> str:
 
 def gathered(how: str, gauge: str, *matchers: str, by: str = "") -> str:
     """Ask for the `sum`, `max` or `min` of a gauge's series; give `by` to tell some apart."""
-    return f"{how} {_by(by)}({of(gauge, *matchers)})"
+    return f"{how}{_by(by)}({of(gauge, *matchers)})"
 
 
 def grown(metric: str, *matchers: str, by: str = "", over: str = "$window") -> str:
     """Ask by how much a counter has grown; give `by` to tell its series apart."""
-    return f"sum {_by(by)}(increase({of(metric, *matchers)}[{over}]))"
+    return f"sum{_by(by)}(increase({of(metric, *matchers)}[{over}]))"
 
 
 def rate(counter: str, *matchers: str) -> str:
@@ -84,4 +84,4 @@ def buckets(histogram: str, *matchers: str) -> Query:
 
 
 def _by(labels: str) -> str:
-    return f"by ({labels}) " if labels else ""
+    return f" by ({labels}) " if labels else ""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from deploy.grafana.panels import BLUE, GREEN, RED, YELLOW, Frame, Query, Row, Words, heat, number, row, trend
+from deploy.grafana.panels import BLUE, GREEN, RED, YELLOW, Frame, Query, Row, Words, heat, number, row, timeline, trend
 from deploy.grafana.queries import (
     FIRST_AUDIO_S,
     INSTANCE,
@@ -52,7 +52,7 @@ def now() -> Row:
                 Words(
                     "Calls with a live stream.",
                     "What you expect at this hour.",
-                    "None when there should be some: is the number's webhook set (offhook-doctor), do requests "
+                    "None when there should be some: is the number's webhook set (`offhook-doctor`), do requests "
                     "arrive (row Router)?",
                 ),
                 3,
@@ -158,6 +158,21 @@ def now() -> Row:
             GREEN,
             {1: RED},
         ),
+        timeline(
+            Frame(
+                "Alerts that fire",
+                "short",
+                Words(
+                    "The alerts of `prometheus/rules/alerts.yml`, while they fire.",
+                    "No data: none does.",
+                    "`prometheus/RUNBOOK.md` has a section for each.",
+                ),
+                24,
+                6,
+            ),
+            Query('max by (alertname, severity) (ALERTS{alertstate="firing"})', "{{alertname}} ({{severity}})"),
+            {1: ("firing", RED)},
+        ),
     )
 
 
@@ -167,7 +182,7 @@ def first_audio() -> Row:
         "First audio",
         heat(
             Frame(
-                "First audio",
+                "First audio, call by call",
                 "s",
                 Words(
                     "From the accepted media socket to the first media message written, call by call.",
@@ -181,7 +196,7 @@ def first_audio() -> Row:
         ),
         heat(
             Frame(
-                "First audio, in the worker",
+                "First audio in the worker, call by call",
                 "s",
                 Words(
                     "From the carrier's `start` read to the first media message written: our own part of it.",
@@ -233,7 +248,7 @@ def replies() -> Row:
         "Replies",
         heat(
             Frame(
-                "Replies",
+                "Replies, turn by turn",
                 "s",
                 Words(
                     "From the end of the caller's speech to the first audio of the reply, turn by turn.",

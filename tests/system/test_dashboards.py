@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.dashboards import ALL, Asked, queries
+from tests.dashboards import ALL, Asked, filled, queries, variables
 from tests.debian import unpacked
 from tests.prometheus_server import PrometheusServer, Series
 from tests.stack import ROOT, Plan, Stack, free_ports
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.system
 
 WORKERS: Final = 2
 CALLER: Final = "+5511987650001"
+RULES: Final = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
 VALUES: Final = ALL | {"window": "1m", "__rate_interval": "3s", "__range": "2m"}
 SCRAPED_S: Final = 10.0
 """Until what has happened is scraped, twice."""
@@ -54,6 +55,7 @@ env = {{ PYTHONPATH = "{ROOT}" }}
 """
 
 HAPPENED: Final[Mapping[str, Mapping[str, str]]] = {
+    "Alerts that fire": {"alertname": "OffhookFailovers"},
     "Cold starts": {},
     "Workers lost in calls": {},
     "Workers lost in calls (last $window)": {"reason": "worker_lost", "outcome": "resumed"},
@@ -76,6 +78,10 @@ HAPPENED: Final[Mapping[str, Mapping[str, str]]] = {
 """Panels that must show what happened: some sample of a series with these labels is more than 0."""
 
 
+CHOICES: Final = {"pool": 2, "worker": WORKERS, "instance": 5}
+"""How many values each variable of the dashboard has to choose from."""
+
+
 @contextlib.contextmanager
 def exporter(redis_url: str) -> Iterator[str]:
     """Run Debian's Redis exporter; gives where it is scraped."""
@@ -94,11 +100,11 @@ def exporter(redis_url: str) -> Iterator[str]:
         process.wait(10)
 
 
-def jobs(stack: Stack, redis_exporter: str) -> dict[str, list[str]]:
-    """Say what is to be scraped."""
+def jobs(stack: Stack, second: int, redis_exporter: str) -> dict[str, list[str]]:
+    """Say what is to be scraped; `second` is the port of another pool."""
     return {
         "router": [f"127.0.0.1:{stack.router_port}"],
-        "pool": [f"127.0.0.1:{stack.pool_metrics_port}"],
+        "pool": [f"127.0.0.1:{stack.pool_metrics_port}", f"127.0.0.1:{second}"],
         "prefetcher": [f"127.0.0.1:{stack.prefetch_metrics_port}"],
         "redis": [redis_exporter],
     }
@@ -167,8 +173,12 @@ async def test_every_query_has_data_of_a_system_in_which_everything_has_happened
     agents.write_text(AGENTS)
     plan = Plan(pool_ready=WORKERS, env={"AGENTS_FILE": str(agents), "POOL_MAX": str(WORKERS)})
     async with Stack(plan) as stack, stack.carrier() as carrier:
-        since = time.time()
-        with exporter(stack.redis.url) as address, PrometheusServer(jobs(stack, address)) as prometheus:
+        since, second = time.time(), free_ports(1)[0]
+        stack.another("pool", {"POOL_METRICS_PORT": str(second), "POOL_READY": "1"}).start()
+        with (
+            exporter(stack.redis.url) as address,
+            PrometheusServer(jobs(stack, second, address), rules=RULES) as prometheus,
+        ):
             every = asyncio.to_thread
             await every(prometheus.until, prometheus.all_up, "every target is up")
             await carrier.dial(sign="wrong")
@@ -178,3 +188,7 @@ async def test_every_query_has_data_of_a_system_in_which_everything_has_happened
             with contextlib.suppress(AssertionError):  # which ones say more than that they were not
                 await every(prometheus.until, lambda: not without_data(prometheus, since), "scraped", SCRAPED_S)
             assert await every(without_data, prometheus, since) == {}
+            assert prometheus.all_up()
+            for name, series, label in variables():
+                values = prometheus.query(f"group by ({label}) ({filled(series, ALL)})")
+                assert len(values) == CHOICES[name]
