@@ -1,4 +1,4 @@
-"""The edge for tests: Caddy with the shipped `deploy/Caddyfile` on loopback, with a certificate of its own authority.
+"""The edge for tests: Caddy with the shipped `deploy/caddy/Caddyfile` on loopback, with a certificate of its own authority.
 
     with Caddy(stack.router_url) as edge:
         async with stack.carrier(target=edge.url, ca_file=edge.ca_file) as carrier: ...
@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from http.client import HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
+
+import psutil
 
 from tests.stack import PUBLIC, free_ports
 
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-CADDYFILE: Final = ROOT / "deploy" / "Caddyfile"
+CADDYFILE: Final = ROOT / "deploy" / "caddy" / "Caddyfile"
+RUN: Final = ROOT / "deploy" / "caddy" / "run.sh"
+HOST: Final = urlsplit(PUBLIC).hostname or ""
 BINARY: Final = Path(sys.executable).parent / "caddy"
+PATH: Final = {"PATH": f"{BINARY.parent}:/usr/bin:/bin"}
 START_DEADLINE_S: Final = 30.0
 STOP_DEADLINE_S: Final = 30.0
 
@@ -43,8 +49,11 @@ def run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[
 class Caddy:
     """One edge in front of a router."""
 
-    def __init__(self, router_url: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, router_url: str, config: Path = CADDYFILE, ca_file: str = "", **env: str) -> None:
+        self.config = config
         self.folder = Path(tempfile.mkdtemp(prefix="offhook-edge-"))
+        own = self.folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        self.ca_file = ca_file or str(own)  # of the authority that signs its certificate
         self.http_port, self.https_port = free_ports(2)
         self.env = {
             "HOME": str(self.folder),
@@ -57,7 +66,7 @@ class Caddy:
             "EDGE_BIND": "127.0.0.1",
             "EDGE_HTTP_PORT": str(self.http_port),
             "EDGE_HTTPS_PORT": str(self.https_port),
-            **(env or {}),
+            **env,
         }
         self._log = self.folder / "caddy.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,9 +77,10 @@ class Caddy:
         return f"https://127.0.0.1:{self.https_port}"
 
     @property
-    def ca_file(self) -> str:
-        """The certificate of the authority that signed its own."""
-        return str(self.folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt")
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def log(self) -> str:
@@ -92,11 +102,11 @@ class Caddy:
     def __exit__(self, *_error: object) -> None:
         self.stop()
 
-    def start(self, config: Path = CADDYFILE) -> None:
+    def start(self) -> None:
         """Start it and return when it serves TLS."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [BINARY, "run", "--config", config], env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [RUN, self.config], env=PATH | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._answers():
@@ -104,17 +114,32 @@ class Caddy:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)  # there is no event to wait for: it serves when it has its certificate
 
-    def reload(self, config: Path = CADDYFILE, **env: str) -> None:
-        """Give it a changed configuration, as an operator does: the file, and what stands in the environment for it."""
-        done = run("reload", "--config", str(config), env=self.env | env)
+    def reload(self, **env: str) -> None:
+        """Give it a changed configuration, as an operator does; what changes here is the environment it is read in."""
+        done = run("reload", "--config", str(self.config), env=self.env | env)
         assert done.returncode == 0, done.stderr
 
-    def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Page:
-        """Send one request and give the whole answer."""
-        host = urlsplit(PUBLIC).hostname or ""
-        connection = _Named("127.0.0.1", self.https_port, self._trust(), host)
+    def configuration(self) -> str:
+        """Ask it for the configuration it runs with."""
+        connection = _Admin(self.folder / "admin.sock")
         try:
-            connection.request(method, path, body or None, {"Host": host, **(headers or {})})
+            connection.request("GET", "/config/", headers={"Host": ""})
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    def guests(self) -> int:
+        """Count the connections that clients have to it."""
+        found = psutil.Process(self.pid).net_connections("tcp")
+        return sum(one.laddr.port == self.https_port and one.status == "ESTABLISHED" for one in found)
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, name: str = HOST
+    ) -> Page:
+        """Send one request to the host of that name and give the whole answer. Raises OSError."""
+        connection = _Named("127.0.0.1", self.https_port, ssl.create_default_context(cafile=self.ca_file), name)
+        try:
+            connection.request(method, path, body or None, {"Host": name, **(headers or {})})
             return Page(connection.getresponse())
         finally:
             connection.close()
@@ -130,9 +155,6 @@ class Caddy:
                 self._process.wait(STOP_DEADLINE_S)
             self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.ca_file)
 
     def _answers(self) -> bool:
         try:
@@ -161,7 +183,26 @@ class _Named(HTTPSConnection):
 
     def connect(self) -> None:
         """Connect, and name whom we mean."""
-        import socket
-
         raw = socket.create_connection((self.host, self.port), self.timeout)
         self.sock = self._trust.wrap_socket(raw, server_hostname=self._name)
+
+
+class _Admin(HTTPConnection):
+    """A connection to its admin socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("edge", timeout=START_DEADLINE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def unread(port: int) -> bool:
+    """Say whether something was sent to a port of this machine and not read yet."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    local = f":{port:04X}"
+    return any(row[1].endswith(local) and row[3] == "01" and not row[4].endswith(":00000000") for row in rows)
