@@ -86,7 +86,7 @@ class PrefetchQueue:
         except DuplicateJobError:
             return True
         except (RedisError, OSError) as error:
-            _log.warning(f"{what} not queued", call_sid=call_sid, why=str(error))
+            _log.warning(f"{what} not queued", call_sid=call_sid, why=redis_door.words(error))
             return False
         except Exception:  # noqa: BLE001 - the webhook is to be answered whatever RQ thinks of this job
             _log.exception(f"{what} not queued", call_sid=call_sid)

@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys
+from shared import keys, redis_door
 from shared.calls import CallSid
 from shared.errors import ReadinessUnavailable
 
@@ -91,7 +91,7 @@ class SharedHoldLine:
         try:
             place, length, left = await self._script(keys=[keys.HOLD_LINE, keys.HOLD_DUE], args=args)
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
         return Standing(int(place) if place >= 0 else None, int(length), _seconds(left))
 
 

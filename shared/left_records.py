@@ -6,7 +6,7 @@ A pool makes jobs of its records itself. A worker that has lost its pool leaves 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys
+from shared import keys, redis_door
 from shared.callrecord import CallRecord, encode
 from shared.errors import ReadinessUnavailable
 
@@ -26,4 +26,4 @@ class Outbox:
         try:
             await self._client.rpush(keys.RECORDS, encode(record))
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from shared import keys, logs, redis_door
 from shared.calls import CallSid, IncomingCall
+from shared.outage import Outage
 from shared.workers import PoolId
 
 JOB: Final = "worker.jobs.customer.prefetch"
@@ -102,7 +103,9 @@ class ResultReader:
         pool: PoolId,
         on_result: Callable[[CallSid, Result], None],
         on_link: Callable[[bool], None],
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage("redis")
         self._url = url
         self._wake = keys.wake(pool)
         self._wake_id = "0-0"
@@ -144,11 +147,13 @@ class ResultReader:
             try:
                 if self._link is not True:
                     await client.ping()  # a blocking read says nothing for 2 s: the link is to be known at once
+                    self._outage.back("results")
                     self._show_link(up=True)
                 await self._read(client)
                 backoff.reset()
             except (RedisError, OSError) as error:
-                self._show_link(up=False, why=str(error))
+                self._outage.away(redis_door.words(error), "results")
+                self._show_link(up=False)
                 await client.connection_pool.disconnect()  # a read cut off half-way must not answer the next one
                 await asyncio.sleep(backoff.next())
 
@@ -191,12 +196,7 @@ class ResultReader:
             except (RedisError, OSError):
                 continue
 
-    def _show_link(self, *, up: bool, why: str = "") -> None:
-        if self._link is up:
-            return
-        self._link = up
-        if up:
-            _log.info("redis answers")
-        else:
-            _log.warning("redis does not answer", error=why)
-        self._on_link(up)
+    def _show_link(self, *, up: bool) -> None:
+        if self._link is not up:
+            self._link = up
+            self._on_link(up)

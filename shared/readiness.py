@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys, logs
+from shared import keys, logs, redis_door
 from shared.errors import ReadinessUnavailable
 from shared.workers import PoolId
 
@@ -68,7 +68,7 @@ class Readiness:
             try:
                 former, *_ = await pipe.execute()
             except (RedisError, OSError) as error:
-                raise ReadinessUnavailable(str(error)) from error
+                raise ReadinessUnavailable(redis_door.words(error)) from error
         return former is not None
 
     async def withdraw(self, pool: PoolId) -> None:
@@ -79,7 +79,7 @@ class Readiness:
             try:
                 await pipe.execute()
             except (RedisError, OSError) as error:
-                raise ReadinessUnavailable(str(error)) from error
+                raise ReadinessUnavailable(redis_door.words(error)) from error
 
     async def pools(self) -> list[PoolRecord]:
         """List the pools whose lease lives, by pool id; an entry that cannot be read is logged and left out."""
@@ -90,7 +90,7 @@ class Readiness:
             if gone:  # a pool that renews at this very moment is back in the set with its next renewal
                 await self._client.srem(keys.POOLS, *gone)
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
         records = [read_record(str(text)) for text in texts if text is not None]
         return [record for record in records if record is not None]
 

@@ -11,7 +11,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys, logs
+from shared import keys, logs, redis_door
 from shared.calls import CallSid, EndReason
 from shared.errors import ReadinessUnavailable
 from shared.messages import Entry
@@ -55,14 +55,14 @@ class Records:
         try:
             await self._client.set(keys.end(call_sid, attempt), text, ex=keys.END_TTL_S, nx=True)
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
 
     async def end_of(self, call_sid: CallSid, attempt: int) -> EndReason | None:
         """Give the end reason of an attempt; None when none is stored, or one that this version does not know."""
         try:
             text = await self._client.get(keys.end(call_sid, attempt))
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
         return read_end(call_sid, None if text is None else str(text))[0]
 
     async def write_journal(self, call_sid: CallSid, at: int, entries: Sequence[Entry]) -> bool:
@@ -83,7 +83,7 @@ class Records:
             try:
                 length = (await pipe.execute())[-1]
             except (RedisError, OSError) as error:
-                raise ReadinessUnavailable(str(error)) from error
+                raise ReadinessUnavailable(redis_door.words(error)) from error
         return bool(length == at + len(entries))
 
     async def journal_of(self, call_sid: CallSid) -> list[Entry]:
@@ -91,7 +91,7 @@ class Records:
         try:
             texts = await self._client.lrange(keys.journal(call_sid), 0, -1)
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
         entries: list[Entry] = []
         for text in texts:
             try:
@@ -105,7 +105,7 @@ class Records:
         try:
             await self._client.delete(keys.journal(call_sid))
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
 
 
 def read_end(call_sid: CallSid, text: str | None) -> tuple[EndReason | None, str]:

@@ -9,12 +9,14 @@ protocol is RESP2, whose answers have one shape on every server and behind every
 """
 
 import random
+import socket
 from typing import Final
 
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry as SyncRetry
 
 COMMAND_TIMEOUT_S: Final = 1.0
@@ -78,6 +80,21 @@ def for_rq(
         retry=SyncRetry(NoBackoff(), retries),
     )
     return client
+
+
+def words(error: Exception) -> str:
+    """Say why Redis did not do something, naming the setting where that is what has to be changed."""
+    said = str(error) or type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AuthenticationError):
+            return f"REDIS_URL: its password is missing or not accepted: {said}"
+        if isinstance(cause, NoPermissionError):
+            return f"REDIS_URL: its user has not the rights: {said}"
+        if isinstance(cause, socket.gaierror):
+            return f"REDIS_URL: its host is not known: {said}"
+        cause = cause.__cause__ or cause.__context__
+    return said
 
 
 class Backoff:

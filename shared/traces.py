@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared import keys, logs
+from shared import keys, logs, redis_door
 from shared.calls import EndReason
 from shared.errors import ReadinessUnavailable
 from shared.readiness import read_record
@@ -51,7 +51,7 @@ async def traces_of(client: Redis, ticket: Ticket) -> Traces:
         try:
             lease, lease_ms, end, journal = await pipe.execute()
         except (RedisError, OSError) as error:
-            raise ReadinessUnavailable(str(error)) from error
+            raise ReadinessUnavailable(redis_door.words(error)) from error
     reason, dial = read_end(ticket.call_sid, end)
     return Traces(
         ended=end is not None,

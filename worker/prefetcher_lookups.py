@@ -10,12 +10,12 @@ from typing import Final
 import httpx
 
 from shared import redis_door
+from shared.outage import Outage
 from shared.prefetch import Outcome
 from shared.settings import Settings
 from worker.jobs.customer import CONTEXT, Context
 from worker.jobs.lookup import CustomerLookup, LookupFailed
 from worker.prefetcher_report import Observation, line
-from worker.prefetcher_rq import Outage
 
 WARM_EVERY_S: Final = 25.0
 """How long a connection to Supabase may be idle: below the 60 s after which proxies commonly close it."""

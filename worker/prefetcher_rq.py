@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 
 from shared import logs, redis_door
+from shared.outage import Outage
 from worker.jobs.later import TryLater
 
 WAIT_S: Final = 5
@@ -37,29 +38,6 @@ SCHEDULE_S: Final = 1.0
 """How often jobs that are due later are looked for, as RQ's own scheduler does."""
 
 _log = logs.get(__name__)
-
-
-class Outage:
-    """Says once that something is away and once that it is back, however many threads notice."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._away = False
-        self._lock = threading.Lock()
-
-    def away(self, why: str) -> None:
-        """Note a failure."""
-        with self._lock:
-            if not self._away:
-                self._away = True
-                _log.warning(f"{self._what} does not answer", why=why)
-
-    def back(self) -> None:
-        """Note a success."""
-        with self._lock:
-            if self._away:
-                self._away = False
-                _log.info(f"{self._what} answers again")
 
 
 class ThreadWorker(SimpleWorker):
@@ -198,7 +176,7 @@ class Threads:
                     attempt(redis, name)
             except (RedisError, OSError) as error:
                 if not self._stop.is_set():
-                    self._redis_link.away(str(error))
+                    self._redis_link.away(redis_door.words(error))
             except Exception:  # noqa: BLE001 - whatever RQ meets, this thread must work on
                 _log.exception("rq worker failed")
             if time.monotonic() - began > HEALTHY_S:

@@ -18,6 +18,7 @@ from shared.callrecord import CallRecord, record_of
 from shared.calls import EndReason
 from shared.messages import Entry
 from shared.metrics import PoolMetrics
+from shared.outage import Outage
 from shared.settings import Settings
 from worker.pool.book import Call
 from worker.record_jobs import enqueue, queue_on
@@ -35,12 +36,12 @@ _log = logs.get(__name__)
 class AfterCall:
     """The records on their way. `run` is a task of the pool; `over` may be called before it."""
 
-    def __init__(self, settings: Settings, metrics: PoolMetrics) -> None:
+    def __init__(self, settings: Settings, metrics: PoolMetrics, outage: Outage | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
         self._waiting: deque[CallRecord] = deque()
         self._news = asyncio.Event()
-        self._away = False
+        self._outage = outage or Outage("redis")
 
     def over(self, call: Call, reason: EndReason, journal: Sequence[Entry]) -> None:
         """Take the record of a call that has just ended, if it had a stream (here or before it was cut off) and is wanted."""
@@ -92,16 +93,12 @@ class AfterCall:
             try:
                 await asyncio.to_thread(enqueue, queue_on(redis), self._settings, record)
             except (RedisError, OSError) as error:
-                if not self._away:
-                    _log.warning("redis does not take the records of calls", error=str(error))
-                self._away = True
+                self._outage.away(redis_door.words(error), "records")
                 return False
             except Exception:  # noqa: BLE001 - whatever is wrong with this one, it must not keep the others
                 self._lost(1)
                 _log.exception("the record of a call is lost: it cannot be made a job", call_sid=record.call_sid)
-            if self._away:
-                _log.info("redis takes the records of calls again", waiting=len(self._waiting))
-            self._away = False
+            self._outage.back("records")
             if self._waiting and self._waiting[0] is record:  # it may have been the oldest of too many
                 self._waiting.popleft()
             self._show()

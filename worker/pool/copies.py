@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from shared import logs
 from shared.calls import CallSid, EndReason
 from shared.errors import ReadinessUnavailable
+from shared.outage import Outage
 from shared.readiness import PoolDirectory, PoolRecord
 from shared.records import CallRecords, JournalCopy
 from worker.pool.book import Call
@@ -30,8 +30,6 @@ LATE_ENDS: Final = 10_000
 WITHDRAW_WAIT_S: Final = 0.5
 """How long a pool that leaves waits for Redis, once for what is left to write and once for its lease."""
 
-_log = logs.get(__name__)
-
 
 class Copies:
     """Writes to Redis. `run` keeps the lease and the journals.
@@ -40,7 +38,7 @@ class Copies:
     `journals` none is copied: a call then resumes only as long as its pool lives.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the two at the end have defaults
         self,
         records: CallRecords,
         directory: PoolDirectory,
@@ -48,13 +46,14 @@ class Copies:
         up: Callable[[bool], None],
         *,
         journals: bool = True,
+        outage: Outage | None = None,
     ) -> None:
+        self._outage = outage or Outage("redis")
         self._up = up
         self._records = records
         self._directory = directory
         self._record = record
         self._with_journals = journals
-        self._away: set[str] = set()
         self._calls: dict[CallSid, Call] = {}
         self._copies: dict[CallSid, JournalCopy] = {}
         self._over: set[CallSid] = set()
@@ -67,13 +66,11 @@ class Copies:
             async with asyncio.timeout(STORE_WAIT_S):
                 await self._records.store_end(call.sid, call.attempt, reason, call.agent.dials(reason))
         except (TimeoutError, ReadinessUnavailable) as error:
-            self._failed("end reason", error)
+            self._failed("journal", error)  # which is written together with late ends
             self._late_ends[call.sid, call.attempt] = reason, call.agent.dials(reason)
             while len(self._late_ends) > LATE_ENDS:
                 del self._late_ends[next(iter(self._late_ends))]
             self._news.set()
-        else:
-            self._worked("end reason")
 
     def append(self, call: Call) -> None:
         """Copy what is new in a call's journal, soon."""
@@ -112,7 +109,7 @@ class Copies:
                 self._failed("lease", error)
                 self._up(False)
             else:
-                self._worked("lease")
+                self._outage.back("lease")
                 self._up(True)
                 if not known:
                     self._doubt()
@@ -133,7 +130,7 @@ class Copies:
                 await asyncio.sleep(LEASE_EVERY_S)
                 self._news.set()
             else:
-                self._worked("journal")
+                self._outage.back("journal")
 
     def _doubt(self) -> None:
         """Look at every copy: Redis may have forgotten it, or will soon."""
@@ -156,11 +153,4 @@ class Copies:
                 await copy.update(call.journal)
 
     def _failed(self, what: str, error: Exception) -> None:
-        if what not in self._away:
-            self._away.add(what)
-            _log.warning("redis does not take what this pool writes", what=what, error=str(error))
-
-    def _worked(self, what: str) -> None:
-        if what in self._away:
-            self._away.discard(what)
-            _log.info("redis takes what this pool writes again", what=what)
+        self._outage.away(str(error) or "slow", what)

@@ -41,7 +41,7 @@ class Lookups:
             asked.cancel()  # takes it back when the thread has not begun with it
             return self._not_asked(call, "redis is slow")
         except (RedisError, OSError) as error:
-            return self._not_asked(call, str(error))
+            return self._not_asked(call, redis_door.words(error))
         except Exception:  # noqa: BLE001 - the call goes on whatever RQ thinks of this job
             _log.exception("prefetch not queued", call_sid=call.call_sid)
             return False

@@ -29,6 +29,7 @@ from shared.messages import (
     Welcome,
 )
 from shared.metrics import PoolMetrics, Timing
+from shared.outage import Outage
 from shared.prefetch import ResultReader
 from shared.readiness import PoolRecord
 from shared.readiness import Readiness as Directory
@@ -97,9 +98,10 @@ class Pool:
         self._book = Book()
         self._troubles = Troubles()
         self._redis = redis_door.commands(settings.redis_url)
+        outage = Outage("redis")
         self._reader: ResultReader | None = None
         if settings.supabase_url:
-            self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked)
+            self._reader = ResultReader(settings.redis_url, given.pool, self._result, self._linked, outage)
         self._lookups = Lookups(settings)
         late = not settings.parallel_context_prefetch
         self._customers = Customers(self._book, self._roster, self._reader, self._lookups.ask, late=late)
@@ -110,6 +112,7 @@ class Pool:
             self._record,
             lambda up: self._metrics.redis_up(up=up),
             journals=settings.journal_in_redis,
+            outage=outage,
         )
         house = House(
             pool=given.pool,
@@ -139,7 +142,7 @@ class Pool:
         )
         limits = Limits(settings.worker_memory_soft_mb, settings.worker_memory_hard_mb)
         self._memory = Memory(self._roster, self._metrics, limits, self._replace_heavy, self._kill_heavy)
-        self._aftercall = AfterCall(settings, self._metrics)
+        self._aftercall = AfterCall(settings, self._metrics, outage)
         self._tasks: asyncio.TaskGroup | None = None
         self._settling = False
         self._wake: asyncio.TimerHandle | None = None
