@@ -64,7 +64,8 @@ def _found(package: str) -> Path | str:
             try:
                 _load(package, Path(made))
             except subprocess.CalledProcessError as error:
-                return " ".join(str(error.stderr).split()) or str(error)
+                said = str(error.stderr).strip().splitlines()
+                return said[0] if said else str(error)
             except subprocess.TimeoutExpired as error:
                 return f"{error.cmd[0]} {error.cmd[-1]} did not end within {DEADLINE_S:.0f} s"
             (Path(made) / "root").rename(folder)  # there as a whole or not at all
@@ -81,7 +82,7 @@ def _load(package: str, folder: Path) -> None:
         PACKAGES.joinpath("apt", "State", "lists", "partial").mkdir(parents=True, exist_ok=True)
         PACKAGES.joinpath("apt", "Cache", "archives", "partial").mkdir(parents=True, exist_ok=True)
         options += ["-o", "Dir::State::status=/var/lib/dpkg/status"]
-        _run(folder, "apt-get", *PATIENCE, *options, "update")
+        _run(folder, "apt-get", *PATIENCE, *options, "update", "--error-on=any")
         _run(folder, "apt-get", *PATIENCE, *options, "download", package)
     _run(folder, "dpkg", "-x", str(next(folder.glob("*.deb"))), str(folder / "root"))
 

@@ -99,7 +99,7 @@ def trend(
 
 def heat(frame: Frame, query: Query) -> heatmap.Panel:
     """Show how many observations fell where over time; the query gives the buckets by `le`."""
-    color = heatmap.HeatmapColorOptions().mode(heat_models.HeatmapColorMode.SCHEME).scheme("Turbo").steps(64)
+    color = heatmap.HeatmapColorOptions().mode(heat_models.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
     color.scale(heat_models.HeatmapColorScale.EXPONENTIAL).exponent(0.5).fill("dark-orange")
     made = heatmap.Panel().calculate(False).cell_gap(1).color(color).show_legend().show_tooltip().show_y_histogram()
     made.filter_values(heatmap.FilterValueRange().le(1e-9))  # a cell with nothing in it stays dark

@@ -37,8 +37,8 @@ pytestmark = pytest.mark.system
 WORKERS: Final = 2
 CALLER: Final = "+5511987650001"
 RULES: Final = sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
-VALUES: Final = ALL | {"window": "1m", "__rate_interval": "3s", "__range": "2m"}
-SCRAPED_S: Final = 10.0
+VALUES: Final = ALL | {"window": "1m", "__rate_interval": "5s", "__range": "2m"}
+SCRAPED_S: Final = 15.0
 """Until what has happened is scraped, twice."""
 STEP_S: Final = 0.5
 DEADLINE_S: Final = 120.0
@@ -177,7 +177,7 @@ async def test_every_query_has_data_of_a_system_in_which_everything_has_happened
         stack.another("pool", {"POOL_METRICS_PORT": str(second), "POOL_READY": "1"}).start()
         with (
             exporter(stack.redis.url) as address,
-            PrometheusServer(jobs(stack, second, address), rules=RULES) as prometheus,
+            PrometheusServer(jobs(stack, second, address), rules=RULES, interval_s=1) as prometheus,
         ):
             every = asyncio.to_thread
             await every(prometheus.until, prometheus.all_up, "every target is up")
@@ -188,7 +188,8 @@ async def test_every_query_has_data_of_a_system_in_which_everything_has_happened
             with contextlib.suppress(AssertionError):  # which ones say more than that they were not
                 await every(prometheus.until, lambda: not without_data(prometheus, since), "scraped", SCRAPED_S)
             assert await every(without_data, prometheus, since) == {}
-            assert prometheus.all_up()
+            await every(prometheus.until, prometheus.all_up, "every target is up")
+            assert {rule["health"] for rule in prometheus.rules()} == {"ok"}
             for name, series, label in variables():
                 values = prometheus.query(f"group by ({label}) ({filled(series, ALL)})")
                 assert len(values) == CHOICES[name]
