@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="offhook router" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    ASSETS_DIR=/app/audio_assets REDIS_URL=redis://redis:6379/0
+    ASSETS_DIR=/app/audio_assets REDIS_URL=redis://redis:6379/0 ROUTER_HEALTH_SOCKET=/tmp/router.sock
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build --chown=10001:10001 /empty /run/offhook
 COPY audio_assets /app/audio_assets
@@ -35,6 +35,6 @@ WORKDIR /app
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=3 \
-  CMD ["python", "-m", "shared.healthcheck", "http://127.0.0.1:8080/readyz"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
+  CMD ["python", "-m", "shared.healthcheck", "unix:/tmp/router.sock:/readyz"]
 CMD ["python", "-m", "router"]

@@ -59,6 +59,6 @@ LABEL org.opencontainers.image.title="offhook worker" \
       org.opencontainers.image.description="A pool of voice agents that are ready before the phone rings; also the prefetchers"
 COPY --from=build /opt/venv /opt/venv
 EXPOSE 9100
-HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
   CMD ["python", "-m", "shared.healthcheck", "http://127.0.0.1:9100/readyz"]
 CMD ["python", "-m", "worker"]

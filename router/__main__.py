@@ -16,7 +16,7 @@ from router.app import build
 from router.health import beside
 from router.parts import Outside, assemble
 from router.prefetch import PrefetchQueue
-from router.serving import listen, server
+from router.serving import listen, listen_at, server
 from shared import handoff_dir, logs, redis_door, rlimits, tracing
 from shared.clips import load_manifest, wav
 from shared.errors import ClipError, OffhookError, SettingsError
@@ -46,15 +46,20 @@ def main() -> None:
     for chatty in ("uvicorn.error", "watchfiles.main"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     gc.freeze()
-    for sock, event in zip(sockets, ("router listening", "metrics listening"), strict=False):
-        host, port = sock.getsockname()[:2]
-        log.info(event, host=host, port=port)
-    parts = assemble(settings, clips, _outside(settings))
     served, *others = sockets
+    for sock in sockets:
+        where = {"path": sock.getsockname()} if sock.family is socket.AF_UNIX else _address(sock)
+        log.info("router listening" if sock is served else "metrics listening", **where)
+    parts = assemble(settings, clips, _outside(settings))
     try:
-        server(build(parts), (beside(parts.health), others[0]) if others else None).run(sockets=[served])
+        server(build(parts), beside(parts.health), others).run(sockets=[served])
     finally:
         tracing.leave()
+
+
+def _address(sock: socket.socket) -> dict[str, str | int]:
+    host, port = sock.getsockname()[:2]
+    return {"host": host, "port": port}
 
 
 def _outside(settings: Settings) -> Outside:
@@ -82,10 +87,14 @@ def _check(settings: Settings) -> tuple[Mapping[str, bytes], list[socket.socket]
     with _noting(problems):
         clips = {name: wav(clip) for name, clip in load_manifest(settings.assets_dir).items()}
     ports = (("ROUTER_PORT", settings.router_port), ("ROUTER_METRICS_PORT", settings.router_metrics_port))
+    shared = settings.router_health_socket is not None
     for name, port in ports:
         with _noting(problems):
             if port is not None:
-                sockets.append(listen(settings.router_address, port, name))
+                sockets.append(listen(settings.router_address, port, name, shared=shared))
+    with _noting(problems):
+        if settings.router_health_socket is not None:
+            sockets.append(listen_at(settings.router_health_socket))
     if problems:
         for sock in sockets:
             sock.close()  # nobody may wait at a port of ours while `RESTART_PAUSE` lasts

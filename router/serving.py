@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import h11
@@ -105,15 +107,17 @@ class PatientPages(PatientHttp):
         return False  # uvicorn would say in the log, for each, that it has no library for it
 
 
-def listen(host: str, port: int, setting: str = "ROUTER_PORT") -> socket.socket:
+def listen(host: str, port: int, setting: str = "ROUTER_PORT", *, shared: bool = False) -> socket.socket:
     """Bind a socket of the router; what it accepts sends without delay (the option is inherited).
+
+    A `shared` port may be listened on by several routers of one user, to which the kernel gives its connections in turn.
 
     Raises:
         SettingsError: the address is taken or not ours; `setting` is the name of the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         name = "ROUTER_HOST" if blames_host(error) else setting
         raise SettingsError(f"{name}: cannot listen on {host}:{port}: {system_words(error)}") from error
@@ -121,39 +125,59 @@ def listen(host: str, port: int, setting: str = "ROUTER_PORT") -> socket.socket:
     return sock
 
 
+def listen_at(path: Path) -> socket.socket:
+    """Bind a Unix socket for health checks, for our own user; one that was left there is removed.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise SettingsError(f"ROUTER_HEALTH_SOCKET: {path}: {system_words(error)}") from error
+    return sock
+
+
 class Server(uvicorn.Server):
-    """Serves the router's application, and another one `beside` it on a socket of its own.
+    """Serves the router's application, and another one `beside` it on sockets of its own.
 
     They have one count of connections, because it is one process that has the descriptors, and end together.
     """
 
-    def __init__(self, config: uvicorn.Config, beside: tuple[Starlette, socket.socket] | None) -> None:
+    def __init__(self, config: uvicorn.Config, beside: Starlette | None, sockets: Sequence[socket.socket]) -> None:
         super().__init__(config)
         self._beside = beside
+        self._sockets = sockets
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on all sockets; the other application has no lifespan: it is of the same parts."""
         await super().startup(sockets=sockets)
         if self._beside is None:
             return
-        app, sock = self._beside
-        config = _config(app, PatientPages)
+        config = _config(self._beside, PatientPages)
         config.load()
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
             return PatientPages(config=config, server_state=self.server_state, app_state={}, _loop=loop)
 
-        self.servers.append(await loop.create_server(protocol, sock=sock, backlog=BACKLOG))
+        for sock in self._sockets:
+            create = loop.create_unix_server if sock.family is socket.AF_UNIX else loop.create_server
+            self.servers.append(await create(protocol, sock=sock, backlog=BACKLOG))
 
 
-def server(app: Starlette, beside: tuple[Starlette, socket.socket] | None = None) -> Server:
+def server(app: Starlette, beside: Starlette | None = None, sockets: Sequence[socket.socket] = ()) -> Server:
     """Make the server for an application of `app.build`; start it with `serve(sockets=[listen(...)])`.
 
-    `beside` is one of `health.beside` and the socket it listens on. Access lines are off because a path of ours may hold a
-    ticket.
+    `beside` is one of `health.beside`, `sockets` are those it listens on. Access lines are off because a path of ours may hold
+    a ticket.
     """
-    return Server(_config(app, PatientHttp, ws=MediaUpgrade, lifespan="on"), beside)
+    return Server(_config(app, PatientHttp, ws=MediaUpgrade, lifespan="on"), beside, sockets)
 
 
 def _config(app: Starlette, http: type[PatientHttp], **others: Any) -> uvicorn.Config:

@@ -16,6 +16,7 @@ MOST_BYTES = 262_144
 PIECE_BYTES = 65_536
 MOST_WORDS = 500
 SCHEME = "http://"
+UNIX = "unix:"
 SUCCESS = range(200, 300)
 
 
@@ -43,9 +44,8 @@ def check(url: str, ends: float) -> None:
     Raises:
         Unhealthy: it answers something else than 2xx, or nothing in time.
     """
-    host, port, target = _split(url)
     try:
-        answer = _get(host, port, target, ends)
+        answer = _get_at(url, ends) if url.startswith(UNIX) else _get(*_split(url), ends)
     except TimeoutError:
         raise Unhealthy("no answer in time") from None
     except OSError as error:
@@ -70,18 +70,32 @@ def _split(url: str) -> tuple[str, int, str]:
 
 
 def _get(host: str, port: int, target: str, ends: float) -> bytes:
-    """Make the request; HTTP/1.0, so that the answer ends with the connection and is in one piece."""
     address = (host.encode(), port)  # of text a codec for names in all languages would be loaded, which takes 10 ms
     with socket.create_connection(address, timeout=_left(ends)) as sock:  # type: ignore[arg-type]  # bytes are a name too
-        name = f"[{host}]" if ":" in host else host
-        sock.sendall(f"GET {target.replace(' ', '%20')} HTTP/1.0\r\nhost: {name}:{port}\r\n\r\n".encode())
-        answer = b""
-        while len(answer) < MOST_BYTES:
-            sock.settimeout(_left(ends))
-            piece = sock.recv(PIECE_BYTES)
-            if not piece:
-                break
-            answer += piece
+        return _ask(sock, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", target, ends)
+
+
+def _get_at(url: str, ends: float) -> bytes:
+    """Ask at a Unix socket: `unix:<path of the socket>:<path of the page>`."""
+    path, colon, target = url.removeprefix(UNIX).rpartition(":")
+    if not colon or not path or not target.startswith("/"):
+        raise Unhealthy("is not of the form unix:/path/of/socket:/page")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(_left(ends))
+        sock.connect(path)
+        return _ask(sock, "localhost", target, ends)
+
+
+def _ask(sock: socket.socket, host: str, target: str, ends: float) -> bytes:
+    """Make the request; HTTP/1.0, so that the answer ends with the connection and is in one piece."""
+    sock.sendall(f"GET {target.replace(' ', '%20')} HTTP/1.0\r\nhost: {host}\r\n\r\n".encode())
+    answer = b""
+    while len(answer) < MOST_BYTES:
+        sock.settimeout(_left(ends))
+        piece = sock.recv(PIECE_BYTES)
+        if not piece:
+            break
+        answer += piece
     return answer
 
 

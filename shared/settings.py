@@ -142,6 +142,7 @@ class Settings(BaseSettings):
     router_host: Text = "0.0.0.0"
     router_port: Port = 8080
     router_metrics_port: Port | None = None
+    router_health_socket: Path | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -348,12 +349,13 @@ def refuse(error: OffhookError, *, served: bool = False) -> NoReturn:
 
     A process that is `served` by something that starts it again waits `RESTART_PAUSE` in between, or until it is told to stop.
     """
+    stops = {signal.SIGTERM, signal.SIGINT}
+    pause_s = _restart_pause_s() if served else 0.0
+    if pause_s:  # before anything is said: who reads it may answer with a signal. Blocked ones also reach a container's first process
+        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     for line in str(error).splitlines():
         print(f"offhook: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the logs are not configured yet
-    pause_s = _restart_pause_s() if served else 0.0
     if pause_s:
-        stops = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, stops)
         signal.sigtimedwait(stops, pause_s)
     sys.exit(2)
 

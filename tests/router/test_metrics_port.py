@@ -36,7 +36,7 @@ async def two_ports(folder: Path, **overrides: object) -> AsyncIterator[tuple[Ro
 
     parts = assemble(settings_for(folder, **overrides), {}, Outside(enqueue, look))
     first, second = listen("127.0.0.1", 0), listen("127.0.0.1", 0, "ROUTER_METRICS_PORT")
-    web: uvicorn.Server = server(build(parts), (beside(parts.health), second))
+    web: uvicorn.Server = server(build(parts), beside(parts.health), [second])
     task = asyncio.create_task(web.serve(sockets=[first]))
     try:
         await until(lambda: (web.started and len(web.servers) == 2) or task.done())
