@@ -211,8 +211,8 @@ def _base_images(engine: Engine, folder: Path) -> None:
         f"copy-in {CERTIFICATES} {CERTIFICATES.parent}",
         f"tar -C '{python}' {LEFT_OUT} -cf - . | tar -C \"$1/usr/local\" -xf -",
         'chroot "$1" ldconfig; chroot "$1" /usr/local/bin/python3 -m ensurepip >/dev/null 2>&1',
-        'ln -sf python3 "$1/usr/local/bin/python"; for name in pip pip3; do '
-        f'printf \'{PIP}\' >"$1/usr/local/bin/$name"; chmod 755 "$1/usr/local/bin/$name"; done',
+        'ln -sf python3 "$1/usr/local/bin/python"',
+        f'printf \'{PIP}\' >"$1/usr/local/bin/pip"; chmod 755 "$1/usr/local/bin/pip"',
         'rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/var/lib/apt/lists/*',
     )
     _do(

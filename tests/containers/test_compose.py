@@ -52,7 +52,7 @@ def test_everything_is_healthy_and_nothing_was_restarted(site: Site) -> None:
 
 def test_only_the_router_is_published(site: Site) -> None:
     """What is inside is reached from inside: Redis has no password, and metrics are open to whoever reaches them."""
-    published = {}
+    published: dict[str, Any] = {}
     for container in site.compose("ps", "-q").split():
         name = site.inspect(container, '{{index .Config.Labels "com.docker.compose.service"}}')
         ports = json.loads(site.inspect(container, "{{json .HostConfig.PortBindings}}")) or {}

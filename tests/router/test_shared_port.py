@@ -47,19 +47,19 @@ async def test_a_router_is_replaced_while_somebody_calls_all_the_time(folder: Pa
         task = asyncio.create_task(calling())
         async with running(folder, ROUTER_PORT=port, ROUTER_HEALTH_SOCKET=str(new)) as (second, _):
             await line_of(second, "pool connected")
-            assert first.stdout is not None
-            assert second.stdout is not None
-            reading = asyncio.gather(
-                first.stdout.read(), second.stdout.read()
-            )  # each call is a line: a full pipe would stop them
+            # each call is a line, and a full pipe would stop them
+            pipes = [each.stdout for each in (first, second) if each.stdout is not None]
+            reading = [asyncio.create_task(pipe.read()) for pipe in pipes]
             first.send_signal(signal.SIGTERM)
             assert await soon(first.wait()) == 0
             seen = len(answers)
             while len(answers) < seen + 5:
                 await asyncio.sleep(0)
-                assert not task.done(), await task
+                assert not task.done(), task.exception()
             task.cancel()
-        await soon(reading)
+            for each in reading:
+                each.cancel()
+            await asyncio.wait([task, *reading])
     assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
 
 
