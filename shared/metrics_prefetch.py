@@ -78,7 +78,7 @@ class QueueMetrics(Collector):
         """Look into the queues."""
         depths = self._look()
         up, jobs, oldest = _queue_families()
-        up.add_metric([], depths is not None)
+        up.add_metric([], float(depths is not None))
         yield up
         if depths is None:
             return
