@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, cast
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 
 import shared.tracing_first  # it keeps out what the others would load
 from shared import logs, redis_door, rlimits, settings, tracing
@@ -24,8 +24,9 @@ from shared.metrics_prefetch import PrefetchMetrics, QueueMetrics
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.processes import Process
 from shared.settings import Settings
+from worker.prefetcher_pages import Listeners, pages
 from worker.prefetcher_queues import Queues
-from worker.prefetcher_report import DeadLetters, MessageTried, Observation, read
+from worker.prefetcher_report import DeadLetters, Listening, MessageTried, Observation, read
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIRequestHandler
@@ -52,8 +53,9 @@ _log = logs.get(__name__)
 class Supervisor:
     """Keeps the children alive until told to stop."""
 
-    def __init__(self, conf: Settings, metrics: PrefetchMetrics) -> None:
+    def __init__(self, conf: Settings, metrics: PrefetchMetrics, listeners: Listeners) -> None:
         self._metrics = metrics
+        self._listeners = listeners
         self._grace_s = conf.longest_step + 1.0 + STOP_S
         self._stop = asyncio.Event()
 
@@ -93,12 +95,13 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 stopping = tasks.create_task(self._end(child))
-                listening = tasks.create_task(self._listen(reader))
+                listening = tasks.create_task(self._listen(role, reader))
                 status = await child.wait()
                 stopping.cancel()
                 listening.cancel()
         finally:
             writer.close()
+            self._listeners.show(role, 0)
         return status
 
     async def _end(self, child: asyncio.subprocess.Process) -> None:
@@ -109,7 +112,7 @@ class Supervisor:
             _log.warning("prefetcher child killed", pid=child.pid)
             child.kill()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, role: str, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(OSError):
             while text := await reader.readline():
                 match read(text):
@@ -119,21 +122,23 @@ class Supervisor:
                         self._metrics.dead_letters(count)
                     case MessageTried(message):
                         self._metrics.message_tried(message)
+                    case Listening(count):
+                        self._listeners.show(role, count)
                     case _:
                         pass
 
 
-async def supervise(conf: Settings, metrics: PrefetchMetrics) -> None:
+async def supervise(conf: Settings, metrics: PrefetchMetrics, listeners: Listeners) -> None:
     """Run the children until SIGTERM or SIGINT."""
-    supervisor = Supervisor(conf, metrics)
+    supervisor = Supervisor(conf, metrics, listeners)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
     await supervisor.run()
 
 
-def expose(conf: Settings, made: CollectorRegistry) -> int:
-    """Serve `/metrics` in a thread of its own and give the port.
+def expose(conf: Settings, made: CollectorRegistry, listeners: Listeners) -> int:
+    """Serve `/metrics` and `/readyz` in threads of their own and give the port.
 
     Raises:
         SettingsError: the port is taken.
@@ -144,6 +149,7 @@ def expose(conf: Settings, made: CollectorRegistry) -> int:
         host, port = conf.pool_metrics_host, conf.prefetch_metrics_port
         name = "POOL_METRICS_HOST" if blames_host(error) else "PREFETCH_METRICS_PORT"
         raise SettingsError(f"{name}: {host}:{port}: {system_words(error)}") from error
+    server.set_app(pages(make_wsgi_app(made), listeners))
     # The library's own class: nobody else in this process uses it.
     cast("type[WSGIRequestHandler]", server.RequestHandlerClass).timeout = PATIENCE_S
     return int(server.server_port)
@@ -159,14 +165,15 @@ def main() -> None:
         made = registry()
         metrics = PrefetchMetrics(made)
         QueueMetrics(made, Queues(conf.redis_url).look)
-        port = expose(conf, made)
+        listeners = Listeners((QUEUE, AFTERCALL_QUEUE))
+        port = expose(conf, made, listeners)
     except SettingsError as error:
         settings.refuse(error, served=True)
     os.nice(NICENESS)
     if not conf.supabase_url:
         _log.warning("no SUPABASE_URL: every customer will be unavailable")
     _log.info("prefetchers started", metrics_port=port, workers=conf.prefetch_workers)
-    asyncio.run(supervise(conf, metrics))
+    asyncio.run(supervise(conf, metrics, listeners))
     _log.info("prefetchers stopped")
 
 

@@ -5,6 +5,7 @@ parent is gone. SIGTERM lets running jobs finish.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from shared.errors import SettingsError
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
 from shared.processes import Process
 from shared.settings import Settings
+from worker.prefetcher_report import Listening, line
 from worker.prefetcher_rq import Threads, quiet_rq
 
 shared.tracing_first.over()
@@ -34,7 +36,7 @@ def run(role: str, conf: Settings) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent").start()
     quiet_rq()
     stop = threading.Event()
-    threads = Threads(conf.redis_url, stop)
+    threads = Threads(conf.redis_url, stop, lambda count: _tell(parent, Listening(count)))
     if role == AFTERCALL_QUEUE:
         _start_records(threads, conf, parent, stop)
         _start_messages(threads, conf, parent)
@@ -49,6 +51,12 @@ def run(role: str, conf: Settings) -> None:
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     stop.set()
     threads.stop(conf.longest_step + IDLE_STOP_S)
+
+
+def _tell(parent: socket.socket, listening: Listening) -> None:
+    """Tell the parent; one that does not read must stop no thread, and its next look finds this process gone."""
+    with contextlib.suppress(OSError):
+        parent.send(line(listening), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def _start_records(threads: Threads, conf: Settings, parent: socket.socket, stop: threading.Event) -> None:

@@ -27,7 +27,13 @@ class MessageTried(msgspec.Struct, frozen=True, tag="message"):
     outcome: State
 
 
-Report = Observation | DeadLetters | MessageTried
+class Listening(msgspec.Struct, frozen=True, tag="listening"):
+    """How many threads of this child wait for jobs, or run one; none while Redis is away."""
+
+    count: int
+
+
+Report = Observation | DeadLetters | MessageTried | Listening
 
 _decoder: Final[msgspec.json.Decoder[Report]] = msgspec.json.Decoder(Report)
 

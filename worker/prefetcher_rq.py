@@ -6,10 +6,11 @@ a waiting loop of ours: RQ's own can only be stopped by a signal, which a thread
 away with one traceback per worker and up to a minute of waiting.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import uuid4
 
@@ -84,9 +85,15 @@ class ThreadWorker(SimpleWorker):
 class Threads:
     """The RQ workers of a process: started one by one, stopped together."""
 
-    def __init__(self, redis_url: str, stop: threading.Event) -> None:
+    def __init__(
+        self, redis_url: str, stop: threading.Event, listening: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`listening` is told, in any thread, how many of them take jobs, whenever that changes."""
         self._url = redis_url
         self._stop = stop
+        self._count = 0
+        self._counting = threading.Lock()
+        self._listening = listening
         self._redis_link = Outage("redis")
         self._threads: list[threading.Thread] = []
         self._name = f"prefetcher-{uuid4().hex}"  # the connections of this process, on whatever machine
@@ -141,9 +148,23 @@ class Threads:
                 log_job_description=False,
             )
             self._redis_link.back()
-            worker.work_until(self._stop, idle)
+            with self._counted():
+                worker.work_until(self._stop, idle)
 
         self._keep_on(attempt)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._count_listening(1)
+        try:
+            yield
+        finally:
+            self._count_listening(-1)
+
+    def _count_listening(self, change: int) -> None:
+        with self._counting:
+            self._count += change
+            self._listening(self._count)
 
     def _schedule(self, queues: list[str]) -> None:
         def attempt(redis: Redis, _: str) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import start_http_server
 from shared.metrics import registry
 from shared.settings import Settings
 from worker import prefetcher
+from worker.prefetcher_pages import Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(prefetcher, "start_http_server", remembered)
     monkeypatch.setattr(prefetcher, "PATIENCE_S", 0.1)
     settings = Settings(_env_file=None, prefetch_metrics_port=0, pool_metrics_host="127.0.0.1")
-    yield prefetcher.expose(settings, registry())
+    yield prefetcher.expose(settings, registry(), Listeners(["prefetch"]))
     server, thread = made
     server.RequestHandlerClass.timeout = None
     server.shutdown()
