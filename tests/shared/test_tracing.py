@@ -176,7 +176,8 @@ def test_spans_of_different_processes_find_their_parents(otlp: Standin) -> None:
 def parent_of(span: dict[str, Any], taken: dict[str, dict[str, Any]]) -> str:
     """Name a span's parent; empty for none, its number for one that is not there."""
     names = {each["id"]: name for name, each in taken.items()}
-    return names.get(span["parent"], span["parent"])
+    parent = str(span["parent"])
+    return names.get(parent, parent)
 
 
 def test_a_further_webhook_of_a_call_is_not_its_first(otlp: Standin) -> None:

@@ -426,7 +426,7 @@ async def test_a_voice_that_is_lost_while_others_are_parked_with_costs_no_worker
     caller.voice.active = False
     async with piped(caller.voice) as rig:
         await vendor.control(drop_all="tts")
-        await eventually(lambda: not caller.voice.warm())
+        await eventually(lambda: not caller.voice._line._ready)  # and not its socket alone: it has noticed
         caller.voice.active = True
         caller.voice.become(Agent())
         await eventually(caller.voice.warm)

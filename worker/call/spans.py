@@ -1,6 +1,7 @@
 """The spans of a call in its worker, made of what the worker tells its pool anyway. Nothing happens while traces are off.
 
-All of them are recorded after the fact: what the caller waits for is never behind them.
+All of them are recorded after the fact, and none before the caller hears something: the first one starts the thread that
+sends them, and of what the caller waits for nothing may stand behind that.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import Final
 
 from shared import tracing
 from shared.calls import IncomingCall
-from shared.messages import Bind, Entry, FirstMedia, Message, Observed, Prepare
+from shared.messages import Bind, Ending, Entry, FirstMedia, Message, Observed, Prepare, Resumed
 from shared.metrics import Stage, Timing
 from shared.tracing import Span, Value, wall
 from shared.tracing_spans import attempt_of
@@ -26,6 +27,7 @@ class CallSpans:
         self._turn = turn
         self._call: IncomingCall | None = None
         self._resumed = False
+        self._held: list[Span] | None = []  # until something is heard, or nothing will be
         self._stages: dict[str, float] = {}
         self._tools: dict[str, tuple[str, float]] = {}  # name and beginning, by id
 
@@ -42,6 +44,9 @@ class CallSpans:
         match message:
             case FirstMedia(at=at):
                 self._record("greeting", wall(self._started_at()), wall(at), self._parent)
+                self._let_go()
+            case Resumed() | Ending():
+                self._let_go()
             case Observed(timing=Timing.CONTEXT_INJECTION, seconds=seconds) if not self._resumed:
                 self._record("customer", now - seconds, now, self._parent)
             case Observed(timing=Timing.TURN, stage=Stage.TOTAL, seconds=seconds):
@@ -64,7 +69,16 @@ class CallSpans:
     def _record(self, name: str, start: float, end: float, parent: str, **attributes: Value) -> None:
         if self._call is not None:
             about = {"call.sid": self._call.call_sid, **attributes}
-            tracing.record(Span(name, self._call.trace_id, start, end, parent=parent, attributes=about))
+            span = Span(name, self._call.trace_id, start, end, parent=parent, attributes=about)
+            if self._held is None:
+                tracing.record(span)
+            else:
+                self._held.append(span)
+
+    def _let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for span in held:
+            tracing.record(span)
 
 
 def _tool_in(text: str) -> str:

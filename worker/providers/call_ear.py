@@ -14,13 +14,13 @@ from typing import Any, Final
 from pipecat.frames.frames import Frame, TranscriptionFrame
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.stt_service import STTService
-from pipecat.utils.tracing.service_decorators import traced_stt
 from websockets.asyncio.client import ClientConnection
 
 from shared.workers import Resource
 from worker.providers.interface import TranscriptEnd, nothing_used, passes, stand_by
 from worker.providers.line import Line, Owner
 from worker.providers.retry import Trouble
+from worker.providers.traced import hears
 from worker.providers.unheard import PIECE_S, Unheard
 
 PCM_BYTES_PER_S: Final = 16_000
@@ -82,7 +82,7 @@ class CallEar(STTService):
             return
         await STTService.process_frame(self, frame, direction)  # a vendor's service would ask at a pause by itself
 
-    @traced_stt
+    @hears
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
         """Take audio that came as a frame; in this pipeline none does."""
         self.hear(audio)

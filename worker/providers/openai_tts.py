@@ -23,7 +23,6 @@ import httpx2
 from pipecat.frames.frames import Frame, TTSAudioRawFrame, TTSStoppedFrame
 from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
-from pipecat.utils.tracing.service_decorators import traced_tts
 
 from shared.logs import get
 from shared.metrics import Setback
@@ -36,6 +35,7 @@ from worker.providers.openai_requests import Refusal, SpeechClient, setback_of
 from worker.providers.openai_sound import Converter
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed
+from worker.providers.traced import speaks
 
 log = get(__name__)
 
@@ -145,7 +145,7 @@ class OpenAIVoice(CallVoice):
 
     # --- text in ------------------------------------------------------------------------------------------------------
 
-    @traced_tts
+    @speaks
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Speak a text behind what is spoken in this context already."""
         speech = self._speeches.get(context_id)

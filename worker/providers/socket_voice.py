@@ -21,7 +21,6 @@ from pipecat.processors.frame_processor import FrameProcessorSetup
 from pipecat.services.settings import TTSSettings
 from pipecat.services.tts_service import TextAggregationMode
 from pipecat.utils.text.skip_tags_aggregator import SkipTagsAggregator
-from pipecat.utils.tracing.service_decorators import traced_tts
 from websockets.asyncio.client import ClientConnection
 
 from shared.agents import Agent
@@ -32,6 +31,7 @@ from worker.providers.languages import base_language
 from worker.providers.line import Failed, Line, Owner
 from worker.providers.retry import Trouble
 from worker.providers.spoken import Timed, Utterance
+from worker.providers.traced import speaks
 from worker.providers.words import WholeWords
 
 log = get(__name__)
@@ -125,7 +125,7 @@ class SocketVoice(CallVoice):
         await super().cleanup()
         await self._disconnect()
 
-    @traced_tts
+    @speaks
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Speak; while there is no connection the text waits for one."""
         async with self._sending:
