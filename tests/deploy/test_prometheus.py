@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,9 +107,22 @@ def exposed() -> Exposed:
     return found
 
 
+class Exporter:
+    """Debian's exporter of Redis, running beside a real one."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def samples(self) -> dict[str, float]:
+        """Fetch its page."""
+        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=DEADLINE_S) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            return {sample.name: sample.value for family in families for sample in family.samples}
+
+
 @contextlib.contextmanager
-def exporter(redis: RedisServer, log: Path) -> Iterator[Callable[[], dict[str, float]]]:
-    """Run Debian's exporter beside a real Redis; gives what fetches its samples."""
+def exporter(redis: RedisServer, log: Path) -> Iterator[Exporter]:
+    """Run the exporter until the end of the block."""
     program = unpacked("prometheus-redis-exporter") / "usr/bin/prometheus-redis-exporter"
     with log.open("wb") as said:
         process = psutil.Popen(
@@ -120,14 +133,7 @@ def exporter(redis: RedisServer, log: Path) -> Iterator[Callable[[], dict[str, f
         while not (listening := [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]):
             assert time.monotonic() < ends, log.read_text()
             time.sleep(0.02)  # there is no event to wait for: it listens when it listens
-        page = f"http://127.0.0.1:{listening[0].laddr.port}/metrics"
-
-        def samples() -> dict[str, float]:
-            with urllib.request.urlopen(page, timeout=DEADLINE_S) as answer:
-                families = text_string_to_metric_families(answer.read().decode())
-                return {sample.name: sample.value for family in families for sample in family.samples}
-
-        yield samples
+        yield Exporter(f"127.0.0.1:{listening[0].laddr.port}")
     finally:
         process.terminate()
         process.wait(DEADLINE_S)
@@ -193,12 +199,12 @@ def test_the_exporter_of_redis_answers_what_the_rules_ask(redis_server: RedisSer
         name for rule in (ALERTS | RECORDS).values() for name in names_in(rule["expr"]) if name.startswith("redis_")
     }
     assert asked
-    with exporter(redis_server, tmp_path / "log") as samples:
-        answered = samples()
+    with exporter(redis_server, tmp_path / "log") as running:
+        answered = running.samples()
         assert asked - answered.keys() == set()
         assert answered["redis_up"] == 1
         redis_server.stop()
-        assert samples()["redis_up"] == 0
+        assert running.samples()["redis_up"] == 0
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
