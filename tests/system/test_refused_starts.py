@@ -26,6 +26,7 @@ from shared.messages import PROTOCOL_VERSION, Hello, Welcome
 from tests.fakes_pool import FakePool
 from tests.pool_process import running_pool
 from tests.stack import ROOT, Plan, Stack
+from tests.system.talk import greeted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -325,6 +326,7 @@ async def test_a_redis_whose_password_was_not_given_is_one_line_of_each_process_
             async with stack.carrier() as carrier:
                 for _ in range(2):
                     call = await carrier.dial()
+                    await greeted(call)
                     await call.hangup()
                     await call.ended(DEADLINE_S)
                     await stack.ready()
