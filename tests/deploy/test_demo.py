@@ -11,16 +11,16 @@ import pytest
 
 from deploy.demo import customers, scene
 from deploy.demo.__main__ import parse
-from deploy.demo.caller import Turn, hung_up, line, texts
+from deploy.demo.caller import Turn, answered, hung_up, line, texts
 from deploy.demo.calls import Told, check
 from deploy.demo.ear import Nobody, Tones
 from deploy.demo.judge import Expected, problems, tells_time
 from deploy.demo.show import BY_CARRIER, table, transcript
 from deploy.demo.trouble import MEMORY_MB, NEEDED, Machine, Trouble, for_calls, judge, last_words
-from tests.bench.measure import Measured
+from tests.bench.measure import Asked, Measured
 from tests.standins import modem
-from tests.standins.carrier_playout import Span
-from tests.standins.carrier_record import CallRecord, Spoken, StreamRecord
+from tests.standins.carrier_playout import PlayoutClock, Span
+from tests.standins.carrier_record import CallRecord, MarkReceived, MediaReceived, Spoken, StreamRecord
 
 GOOD = Machine(platform="linux", pidfd=True, absent=(), redis=True, recordings=True, memory_mb=8000)
 NOON = datetime(2026, 11, 22, 16, 5, tzinfo=UTC)
@@ -242,6 +242,27 @@ def test_the_agent_has_hung_up_when_it_closed_the_stream_and_nothing_was_said_af
     ended_by = changes.get("ended_by", "twiml")
     record = CallRecord("CA1", "completed", ended_by, (), (), (), (stream,), spoken, (), (), 8.0)
     assert hung_up(record) == by_agent
+
+
+@pytest.mark.parametrize(
+    ("now", "marked_at", "over"),
+    [
+        (3.0, 1.2, False),  # the sentence is complete, the next may follow
+        (3.6, 1.2, True),
+        (3.6, None, False),  # in the middle of a sentence
+        (3.6, 0.9, False),
+        (7.1, None, True),
+    ],
+)
+def test_a_reply_is_over_sooner_when_its_last_sentence_is_complete(
+    now: float, marked_at: float | None, *, over: bool
+) -> None:
+    clock = PlayoutClock(limit_s=600.0, pause_s=1.0)
+    clock.push(1.0, b"\x00" * 8000)
+    marks = [] if marked_at is None else [MarkReceived("0:1", marked_at)]
+    stream = StreamRecord("MZ1", "wss://x", media=[MediaReceived(1.0, 8000)], marks=marks)
+    assert answered(clock.heard(now, 0.0), Asked(0.5, 0), stream) == over
+    assert not answered(clock.heard(now, 0.0), Asked(0.5, 1), stream)
 
 
 async def test_tones_are_understood_and_anything_else_is_as_long_as_it_is() -> None:
