@@ -16,7 +16,6 @@ from tests.tls_front import HOST, Authority, authority, front
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.standins.process import Standin
 

@@ -164,15 +164,15 @@ def _ask(case: Case, report: Report) -> Report:
 async def _point_here(case: Case, report: Report, numbers: Sequence[str] | None = None) -> Report:
     """Make the calls to numbers (by default: all that are offered) come here, in place of what was found about them."""
     wanted = _offered(report) if numbers is None else numbers
-    findings = [
-        await _pointed(case, report, finding) if finding.number in wanted and finding.number else finding
-        for finding in report.get("numbers", ())
-    ]
+    findings: list[Finding] = []
+    for finding in report.get("numbers", ()):
+        if not finding.number or finding.number not in wanted:
+            findings.append(finding)
+        elif _answers(report):
+            findings += await account.point_here(case, finding.number)
+        else:
+            findings.append(_unwell(finding.number))
     return {**report, "numbers": findings} if "numbers" in report else report
-
-
-async def _pointed(case: Case, report: Report, finding: Finding) -> Finding:
-    return await account.point_here(case, finding.number) if _answers(report) else _unwell(finding.number)
 
 
 def _answers(report: Report) -> bool:

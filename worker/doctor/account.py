@@ -6,6 +6,7 @@ Source: Twilio docs, Account and IncomingPhoneNumber resources (a TwiML applicat
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,7 +22,9 @@ from worker.doctor.trouble import Refused, Service, trouble
 
 TIMEOUT_S: Final = 5.0
 MOST_NUMBERS: Final = 50
-TWILIO: Final = Service("Twilio", "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN", "TWILIO_API_BASE_URL", "--number")
+TWILIO: Final = Service(
+    "Twilio", "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN", "TWILIO_API_BASE_URL", "TWILIO_ACCOUNT_SID"
+)
 OFFER: Final = "offhook-doctor --set-webhook sets it"
 FALLBACK: Final = "in the console: Primary handler fails, a URL that does not need this host (README)"
 
@@ -74,24 +77,28 @@ async def numbers(case: Case) -> AsyncGenerator[Finding, None]:
             yield finding
 
 
-async def point_here(case: Case, number: str) -> Finding:
+async def point_here(case: Case, number: str) -> list[Finding]:
     """Make the calls to a number come here. Its fallback stays as it is, and so does a status callback it has."""
 
-    def change(client: Client) -> tuple[str, str]:
-        there = next(iter(_listed(client, (number,))))
+    def change(client: Client) -> tuple[str, Any]:
+        owned = _listed(client, (number,))
+        if not owned:
+            raise Refused(HTTPStatus.NOT_FOUND, "it is no number of this account")
+        [there] = owned
         before = str(there.voice_url or "nowhere")
         fields = {"voice_url": webhook(case), "voice_method": "POST", "voice_application_sid": ""}
         if not there.status_callback:
             fields |= {"status_callback": case.conf.public_base_url + STATUS, "status_callback_method": "POST"}
-        return before, str(there.update(**fields).voice_url)
+        return before, there.update(**fields)
 
     try:
         before, after = await _asked(case, change)
-    except (Refused, OSError, StopIteration) as error:
-        return trouble(TWILIO, error, ends_of(number))
-    if after != webhook(case):
-        return bad(f"{ends_of(number)}: was set, and still leads to {after}", "set it in Twilio's console")
-    return good(f"{ends_of(number)}: calls come here now (before: {before})")
+    except (Refused, OSError) as error:
+        return [trouble(TWILIO, error, ends_of(number))]
+    shown = ends_of(number)
+    if after.voice_url != webhook(case):
+        return [bad(f"{shown}: was set, and still leads to {after.voice_url}", "set it in Twilio's console")]
+    return [good(f"{shown}: its calls come here now (before: {before})"), *_beside(case, shown, after)]
 
 
 def webhook(case: Case) -> str:

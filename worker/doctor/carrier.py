@@ -7,7 +7,7 @@ import ipaddress
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -86,7 +86,7 @@ async def router(case: Case) -> AsyncGenerator[Finding, None]:
         yield bad(f"{there}: another program has this port", "ROUTER_PORT: free this port, or take another")
         return
     yield timed(f"{there} answers", ms, SLOW_MS, "see how loaded its machine is")
-    yield _readiness(ready)
+    yield _readiness(ready, bad)
 
 
 async def public(case: Case) -> AsyncGenerator[Finding, None]:
@@ -110,7 +110,7 @@ async def public(case: Case) -> AsyncGenerator[Finding, None]:
         yield wrong
         return
     yield timed(f"{base} reaches the router", ms, SLOW_MS, "take a host nearer to Twilio's region (us1: Virginia)")
-    yield _readiness(ready)
+    yield _readiness(ready, doubtful)  # what follows can be tried all the same, and the call will tell
     for finding in _clock(health, asked_at):
         yield finding
 
@@ -143,7 +143,7 @@ async def signed(case: Case) -> AsyncGenerator[Finding, None]:
         yield bad(f"{STATUS} answers {answer.status_code}", "does the edge pass every path, and POST, to the router?")
 
 
-def _readiness(answer: httpx.Response) -> Finding:
+def _readiness(answer: httpx.Response, otherwise: Callable[[str, str], Finding]) -> Finding:
     try:
         said = answer.json()
         ready, reason = int(said.get("ready", 0)), str(said.get("reason", ""))
@@ -154,7 +154,9 @@ def _readiness(answer: httpx.Response) -> Finding:
         )
     if ready:
         return good(f"{ready} workers are ready")
-    return bad(f"no worker is ready: {reason}", "see the checks of `pools`, `voice` and `settings`, and the pool's log")
+    return otherwise(
+        f"no worker is ready: {reason}", "see the checks of `pools`, `voice` and `settings`, and the pool's log"
+    )
 
 
 def _wrong(base: str, answer: httpx.Response) -> Finding | None:

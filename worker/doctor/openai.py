@@ -6,6 +6,8 @@ Source: OpenAI docs, "Chat completions" (streams), "Text to speech", "Realtime t
 import json
 from typing import Any, Final
 
+from websockets.exceptions import ConnectionClosed
+
 from worker.doctor.case import Case, Stopwatch
 from worker.doctor.trouble import Refused
 from worker.doctor.wire import answer_to, said_by, socket_to
@@ -16,6 +18,8 @@ CUSTOM_VOICE: Final = "voice_"
 SEVERAL_LANGUAGES: Final = ("gpt-live-transcribe", "gpt-transcribe")
 QUESTION: Final = "Answer with the one word: ready"
 BAD_REQUEST: Final = 400
+REFUSED_CLOSE: Final = 3000
+"""The close code of what is refused; its reason ends with the code of the error event, which may be missed."""
 
 
 def _headers(case: Case) -> dict[str, str]:
@@ -71,10 +75,15 @@ async def hear(case: Case, language: str) -> float:
     url = f"ws{case.conf.openai_base_url.removeprefix('http')}/realtime?intent=transcription"
     watch = Stopwatch()
     async with socket_to(url, _headers(case), case.tls) as socket:
-        await socket.send(json.dumps({"type": "session.update", "session": session}))
-        while (said := await said_by(socket)).get("type") != "session.updated":
-            if said.get("type") == "error":
-                raise _refusal(said.get("error"), BAD_REQUEST)
+        try:
+            await socket.send(json.dumps({"type": "session.update", "session": session}))
+            while (said := await said_by(socket)).get("type") != "session.updated":
+                if said.get("type") == "error":
+                    raise _refusal(said.get("error"), BAD_REQUEST)
+        except ConnectionClosed as closed:
+            if closed.rcvd is None or closed.rcvd.code != REFUSED_CLOSE:
+                raise
+            raise _refusal({"code": closed.rcvd.reason.rpartition(".")[2]}, BAD_REQUEST) from None
         return watch.ms
 
 

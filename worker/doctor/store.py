@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from shared import letters
 from shared.prefetch import AFTERCALL_QUEUE, QUEUE
@@ -19,6 +19,8 @@ from worker.doctor.findings import Finding, bad, doubtful, good, timed
 LEAST_VERSION: Final = (6, 2)
 SLOW_MS: Final = 20.0
 """Every call waits for Redis a few times; within one machine or rack it answers in under 1 ms."""
+
+LET_IN: Final = "REDIS_URL: put its password there: redis://:password@host:6379/0"
 
 MOST_LOOKUPS: Final = 10
 """Lookups that wait: more than come together in a burst are none that are taken."""
@@ -109,11 +111,14 @@ async def _given_up(client: Redis, queues: list[str]) -> Finding:
 
 
 def _unreachable(error: Exception) -> Finding:
+    """Say why Redis is of no use; whether that is its password is told by its words alone."""
     words = str(error).strip()
-    if isinstance(error, AuthenticationError) or words.startswith(("NOAUTH", "WRONGPASS")):
-        if "WRONGPASS" in words or "invalid" in words:
-            return bad(
-                "it does not know this password", "REDIS_URL: put its password there: redis://:password@host:6379/0"
-            )
-        return bad("it wants a password", "REDIS_URL: put its password there: redis://:password@host:6379/0")
+    if "NOAUTH" in words or "Authentication required" in words:
+        return bad("it wants a password", LET_IN)
+    if "WRONGPASS" in words or "invalid username-password" in words or "invalid password" in words:
+        return bad("it does not know this password", LET_IN)
+    if "without any password configured" in words:
+        return bad(
+            "it has no password, and is given one", "REDIS_URL: take the password out, or start it with --requirepass"
+        )
     return bad(f"does not answer: {words or type(error).__name__}", "start it, or set REDIS_URL to where it is")

@@ -36,7 +36,8 @@ def summary(report: Report) -> str:
     counts = {state: found.count(state) for state in State}
     if not counts[State.FAILED] and not counts[State.WARNING]:
         return "everything is as it should be"
-    words = {State.FAILED: "failed", State.WARNING: "warnings", State.NOT_TRIED: "not tried"}
+    warnings = "warning" if counts[State.WARNING] == 1 else "warnings"
+    words = {State.FAILED: "failed", State.WARNING: warnings, State.NOT_TRIED: "not tried"}
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
 
 

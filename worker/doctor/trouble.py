@@ -12,6 +12,8 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from worker.doctor.findings import Finding, bad
 
 WORDS_KEPT: Final = 160
+OUT_OF_QUOTA: Final = "insufficient_quota"
+"""OpenAI says so with a 429, which other vendors mean otherwise."""
 
 
 class Refused(Exception):  # it never leaves this package
@@ -74,7 +76,12 @@ def _way(service: Service, error: BaseException) -> str:
 
 
 def _refused(service: Service, about: str, status: int, words: str) -> Finding:
-    said = f"{about}: refused{f' with {status}' if status else ''}: {' '.join(words.split())[:WORDS_KEPT]}".rstrip(": ")
+    if OUT_OF_QUOTA in words:
+        status = HTTPStatus.PAYMENT_REQUIRED
+    kept = (
+        "" if status == HTTPStatus.UNAUTHORIZED else " ".join(words.split())[:WORDS_KEPT]
+    )  # some repeat parts of the key
+    said = f"{about}: refused{f' with {status}' if status else ''}{f': {kept}' if kept else ''}"
     match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return bad(said, f"{service.key}: put a valid key there, one that may do this")

@@ -71,5 +71,6 @@ def words_of(body: bytes) -> str:
         return text
     error = said.get("error", said) if isinstance(said, dict) else said
     if isinstance(error, dict):
-        return str(error.get("message") or error.get("title") or error)
+        words = [error.get(name) for name in ("code", "message")]
+        return ": ".join(str(word) for word in words if word) or str(error)
     return str(error)
