@@ -286,6 +286,14 @@ def test_a_refusal_is_one_line_per_problem_on_stderr_and_exit_status_2(capsys: p
     assert output.out == ""
 
 
+def test_a_child_that_is_refused_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent is what is started again, and waits for it."""
+    monkeypatch.setenv("RESTART_PAUSE", "3600")
+    with pytest.raises(SystemExit) as left:
+        refuse(ClipError("greeting: missing"))
+    assert left.value.code == 2
+
+
 @pytest.mark.parametrize("process", WITHHELD, ids=str)
 def test_a_child_is_not_told_what_it_must_not_know(environment: Environment, process: Process) -> None:
     environment.set(POOL | {name: f"sesame-{name}" for name in SECRETS} | {"supabase_secret_key": "sesame in small"})
