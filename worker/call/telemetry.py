@@ -10,6 +10,7 @@ import time
 from typing import Any, Final
 
 from pipecat.frames.frames import (
+    BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     StartFrame,
     VADUserStartedSpeakingFrame,
@@ -26,7 +27,7 @@ from shared.tracing import Span, Value
 from shared.tracing_spans import attempt_of
 
 APART_S: Final = 2.0
-"""A voice that comes back sooner goes on with what it said before."""
+"""A voice that comes back sooner, and was not answered meanwhile, goes on with what it said before."""
 
 
 class _Turns(TurnTrackingObserver):
@@ -36,7 +37,9 @@ class _Turns(TurnTrackingObserver):
         super().__init__()
         self._context = context
         self._call: IncomingCall | None = None
-        self._began = self._voice_at = self._voice_until = self._quiet_at = self._over_at = 0.0
+        self._voice_at = self._voice_until = 0.0  # of the caller, unix seconds as all of them
+        self._agent_at = self._quiet_at = 0.0
+        self._began = self._over_at = 0.0
         self.own = ""
         self.add_event_handler("on_turn_started", self._started)
         self.add_event_handler("on_turn_ended", self._ended)
@@ -55,12 +58,14 @@ class _Turns(TurnTrackingObserver):
                 return
             case VADUserStartedSpeakingFrame() as frame:
                 at = frame.timestamp - frame.start_secs
-                if at - self._voice_until > APART_S:
+                if at - self._voice_until > APART_S or self._agent_at > self._voice_until:
                     self._voice_at = at
             case VADUserStoppedSpeakingFrame() as frame:
                 self._voice_until = frame.timestamp - frame.stop_secs
+            case BotStartedSpeakingFrame():
+                self._agent_at = time.time()
             case BotStoppedSpeakingFrame():
-                self._quiet_at = time.time()
+                self._agent_at = self._quiet_at = time.time()
             case _:
                 pass
         await super().on_push_frame(data)
