@@ -9,6 +9,7 @@ It never sees a folder of the user's: certificates, settings and the admin socke
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -44,6 +45,15 @@ def run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[
     return subprocess.run(
         [BINARY, *arguments], env=dict(env), capture_output=True, text=True, timeout=START_DEADLINE_S, check=False
     )
+
+
+def impatient(folder: Path) -> Path:
+    """Write the shipped file with a second in place of every limit of requests."""
+    text, count = re.subn(r"\b(read_header|read_body|write|idle) \w+", r"\1 1s", CADDYFILE.read_text())
+    assert count == 4
+    path = folder / "impatient.caddyfile"
+    path.write_text(text)
+    return path
 
 
 class Caddy:
@@ -116,7 +126,7 @@ class Caddy:
 
     def reload(self, **env: str) -> None:
         """Give it a changed configuration, as an operator does; what changes here is the environment it is read in."""
-        done = run("reload", "--config", str(self.config), env=self.env | env)
+        done = run("reload", "--config", str(self.config), "--adapter", "caddyfile", env=self.env | env)
         assert done.returncode == 0, done.stderr
 
     def configuration(self) -> str:
@@ -132,6 +142,11 @@ class Caddy:
         """Count the connections that clients have to it."""
         found = psutil.Process(self.pid).net_connections("tcp")
         return sum(one.laddr.port == self.https_port and one.status == "ESTABLISHED" for one in found)
+
+    def connect(self) -> ssl.SSLSocket:
+        """Open a connection on which nothing is said yet; the caller closes it."""
+        raw = socket.create_connection(("127.0.0.1", self.https_port), START_DEADLINE_S)
+        return ssl.create_default_context(cafile=self.ca_file).wrap_socket(raw, server_hostname=HOST)
 
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, name: str = HOST

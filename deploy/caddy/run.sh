@@ -22,4 +22,4 @@ https://?*) ;;
 esac
 
 caddy adapt --config "$config" >/dev/null || refuse "$config cannot be read with these settings, see above"
-exec caddy run --config "$config"
+exec caddy run --config "$config" --adapter caddyfile

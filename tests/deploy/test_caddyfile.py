@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PRIVATE = {"/readyz", "/metrics", "/console"}
+PRIVATE = {"/metrics", "/console"}
 PATIENCE_S = 60.0
 
 
@@ -293,6 +293,14 @@ def test_what_the_router_answers_passes_unchanged(edge: Caddy, router: Router, s
 def test_a_body_larger_than_any_form_of_twilio_is_refused(edge: Caddy, router: Router) -> None:
     assert edge.request("POST", "/incoming-call", b"x" * 70_000).status == 413
     assert len(router.asked) <= 1, "it is not asked again"
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /hold HTTP/1.1\r\nHost: "])
+def test_who_does_not_finish_a_head_is_let_go(tmp_path: Path, behind: tuple[Router, str], begun: bytes) -> None:
+    with Caddy(behind[1], config=caddy.impatient(tmp_path)) as edge, edge.connect() as client:
+        client.sendall(begun)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert not answer or answer.startswith(b"HTTP/1.1 4"), answer
 
 
 def test_plain_http_is_sent_to_https(edge: Caddy) -> None:

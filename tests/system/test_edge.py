@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.caddy import CADDYFILE, Caddy, unread
+from tests.caddy import Caddy, impatient, unread
 from tests.stack import Plan, Stack
 from tests.system.talk import ask, greeted, recording
 
@@ -81,11 +81,7 @@ async def test_a_reload_of_the_edge_in_mid_call_is_not_noticed(stack: Stack, edg
 
 async def test_the_limits_of_requests_are_none_of_streams(stack: Stack, tmp_path: Path) -> None:
     """With limits of a second a call goes on for longer, speaking and spoken to."""
-    impatient, count = re.subn(r"\b(read_header|read_body|write|idle) \w+", r"\1 1s", CADDYFILE.read_text())
-    assert count == 4
-    config = tmp_path / "Caddyfile"
-    config.write_text(impatient)
-    with Caddy(stack.router_url, config=config) as edge:
+    with Caddy(stack.router_url, config=impatient(tmp_path)) as edge:
         async with through(edge, stack) as carrier:
             call = await carrier.dial(from_=CALLER)
             await call.streaming()
