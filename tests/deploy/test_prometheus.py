@@ -284,6 +284,28 @@ def test_configuration_and_rules_are_valid(promtool: Path) -> None:
     run(promtool, "check", "rules", *RULES)
 
 
+def test_what_is_scraped_are_the_services_of_the_compose_file_at_their_ports() -> None:
+    compose = loaded(ROOT / "deploy" / "compose.yaml")
+    ports = {name.removesuffix("_METRICS_PORT").lower(): port for name, port in compose["x-environment"].items()}
+    wanted = {f"router:{ports['router']}", f"worker:{ports['pool']}", f"prefetcher:{ports['prefetch']}"}
+    wanted |= {"redis-exporter:9121", "localhost:9090", "alertmanager:9093"}
+    config = loaded(FOLDER / "prometheus.yml")
+    fixed = [one for job in config["scrape_configs"] for one in job.get("static_configs", ())]
+    found = [one for job in config["scrape_configs"] for one in job.get("dns_sd_configs", ())]
+    scraped = {target for one in fixed for target in one["targets"]}
+    scraped |= {f"{name}:{one['port']}" for one in found for name in one["names"]}
+    assert scraped == wanted
+    aliases = {alias for service in compose["services"].values() for alias in _aliases(service)}
+    assert {target.partition(":")[0] for target in scraped} - {"localhost"} <= compose["services"].keys() | aliases
+    assert all(one["type"] == "A" for one in found), "a name without a type is asked for SRV records"
+    assert all(one["labels"]["instance"] for one in fixed)
+
+
+def _aliases(service: dict[str, Any]) -> list[str]:
+    networks = service.get("networks")
+    return [alias for one in networks.values() for alias in one["aliases"]] if isinstance(networks, dict) else []
+
+
 def test_alertmanagers_example_is_valid_and_without_secrets() -> None:
     amtool = unpacked("prometheus-alertmanager") / "usr/bin/amtool"
     run(amtool, "check-config", "alertmanager.yml")
