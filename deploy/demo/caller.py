@@ -29,6 +29,10 @@ UNFINISHED_S: Final = 5.0
 """The same where the last sentence has no mark behind it: on a busy machine a voice stops in the middle of one."""
 
 
+MOST_SILENCE_S: Final = 0.3
+"""Measured: after "It is" and 2 s of silence the ear hears nothing of what follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What the caller said (empty for the greeting), what was played in return, and how long that took to begin."""
@@ -102,9 +106,9 @@ def answered(heard: Playout, asked: Asked, stream: StreamRecord) -> bool:
 
 
 def line(spans: list[Span]) -> bytes:
-    """Put pieces of audio together as they were heard, silence between them included."""
+    """Put pieces of audio together as they were heard, with the silence between them as far as an ear bears it."""
     heard = bytearray()
-    for span in spans:
-        offset = round((span.start_s - spans[0].start_s) * RATE_HZ)
-        heard += SILENCE * (offset - len(heard)) + span.audio
+    for before, span in zip([None, *spans], spans, strict=False):
+        silence_s = span.start_s - before.end_s if before is not None else 0.0
+        heard += SILENCE * round(min(silence_s, MOST_SILENCE_S) * RATE_HZ) + span.audio
     return bytes(heard)

@@ -277,3 +277,8 @@ def test_pieces_of_audio_keep_the_silence_between_them() -> None:
     spans = [Span(10.0, b"\x00" * 80, 1), Span(10.02, b"\x01" * 80, 1)]
     assert line(spans) == b"\x00" * 80 + b"\xff" * 80 + b"\x01" * 80
     assert line([]) == b""
+
+
+def test_a_long_silence_between_pieces_is_shortened() -> None:
+    spans = [Span(10.0, b"\x00" * 80, 1), Span(13.0, b"\x01" * 80, 1), Span(13.01, b"\x02" * 80, 1)]
+    assert line(spans) == b"\x00" * 80 + b"\xff" * 2400 + b"\x01" * 80 + b"\x02" * 80
