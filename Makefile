@@ -32,6 +32,9 @@ check: $(STAMP)  ## style, types, layers
 test: $(STAMP)  ## all tests, three files at a time (ARGS are given to pytest)
 	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
+containers: $(STAMP)  ## build the images, and test an installation in containers; skipped where none can run
+	$(PY) -m pytest -s tests/containers $(ARGS)
+
 chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
 	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz tests/system $(ARGS)
 
@@ -50,10 +53,13 @@ bench-own: $(STAMP)  ## measure this project alone, in long series
 bench-faults: $(STAMP)  ## measure kills, restarts and bursts
 	@$(PY) -m tests.bench faults
 
+doctor: $(STAMP)  ## check this installation before the first caller does (ARGS as in offhook-doctor --help)
+	@.venv/bin/offhook-doctor $(ARGS)
+
 run: $(STAMP)  ## router, pool and prefetchers with the settings of .env
 	@$(PY) -m deploy.run
 
 clean:  ## remove what the words above made
 	rm -rf .venv .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 
-.PHONY: help install lock format check test chaos coverage demo bench bench-own bench-faults run clean
+.PHONY: help install lock format check test containers chaos coverage demo bench bench-own bench-faults doctor run clean

@@ -34,9 +34,9 @@ class Listeners:
 def pages(metrics: "WSGIApplication", listeners: Listeners) -> "WSGIApplication":
     """Make the application of the port out of that of the metrics."""
 
-    def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != "/readyz":
-            return metrics(environ, start_response)
+    def application(request: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if request.get("PATH_INFO") != "/readyz":
+            return metrics(request, start_response)
         reason = listeners.reason
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         body = json.dumps({"listening": listeners.counts, "reason": reason}).encode()
