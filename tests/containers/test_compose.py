@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,7 +93,7 @@ async def test_a_call_goes_on_when_the_process_that_serves_it_is_killed(site: Si
     async with site.carrier() as carrier:
         call = await called(carrier)
         container, pid = await until(lambda: site.serving(call.call_sid), "the call is served")
-        site.python(container, f"import os; os.kill({pid}, 9)")
+        await asyncio.to_thread(site.python, container, f"import os; os.kill({pid}, 9)")
         await goes_on(call)
 
 
@@ -100,9 +101,11 @@ async def test_a_call_goes_on_when_the_router_is_killed_and_made_anew(site: Site
     """Its socket belongs to the network of `net`, which stays."""
     async with site.carrier() as carrier:
         call = await called(carrier)
-        site.compose("kill", "--signal", "KILL", "router")
+        await asyncio.to_thread(site.compose, "kill", "--signal", "KILL", "router")
         await ask(call, "what-time", "It", "UTC.")
-        site.compose("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "--wait", "router")
+        # beside this loop, which is the carrier's: a stream on which nothing comes is over after 10 s
+        up = ("up", "--detach", "--no-deps", "--no-build", "--force-recreate", "--wait", "router")
+        await asyncio.to_thread(site.compose, *up)
         await goes_on(call)
         await goes_on(await called(carrier))
 
@@ -114,12 +117,12 @@ async def test_an_update_replaces_everything_and_drops_no_call(site: Site) -> No
         call = await called(carrier)
         update = await asyncio.create_subprocess_exec(
             str(ROOT / "deploy" / "update.sh"), "--no-build",
-            env={**site.engine.environment, **site.env, "PATH": _path()},
+            env={**os.environ, **site.engine.environment, **site.env},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         said = asyncio.create_task(update.communicate())
         answered = 0
-        while not _replaced(site, before["router"]):  # somebody calls all the while
+        while not await asyncio.to_thread(_replaced, site, before["router"]):  # somebody calls all the while
             await goes_on(await called(carrier))
             answered += 1
             assert update.returncode is None, (await said)[0].decode()
@@ -152,12 +155,6 @@ async def test_an_alert_comes_when_no_worker_is_ready_and_goes_when_one_is(site:
 
 def _replaced(site: Site, old: list[str]) -> bool:
     return bool(site.ids("router")) and not set(old) & set(site.ids("router"))
-
-
-def _path() -> str:
-    import os
-
-    return os.environ["PATH"]
 
 
 def asked(site: Site, path: str) -> Any:

@@ -19,4 +19,5 @@ def test_the_commented_defaults_are_the_defaults_of_the_code() -> None:
             continue  # examples of paths
         default = Settings.model_fields[name.lower()].default
         text = default.get_secret_value() if hasattr(default, "get_secret_value") else default
-        assert shown == (str(text).lower() if isinstance(text, bool) else str(text)), name
+        written = "" if text is None else str(text).lower() if isinstance(text, bool) else str(text)
+        assert shown == written, name
