@@ -107,6 +107,7 @@ def test_a_pure_module_has_no_clock_no_socket_and_no_loop(path: str) -> None:
             {"pipecat", "router", "onnxruntime", "openai", "starlette.testclient", "twilio", "supabase"},
         ),
         ("worker.prefetcher", {"pipecat", "router", "onnxruntime", "twilio"}),
+        ("worker.doctor.__main__", {"pipecat", "router", "onnxruntime", "openai", "cartesia", "uvicorn"}),
         ("shared.settings", {"starlette", "uvicorn", "rq", "redis", "pipecat", "router", "worker"}),
     ],
 )

@@ -94,9 +94,8 @@ async def public(case: Case) -> AsyncGenerator[Finding, None]:
     base = case.conf.public_base_url
     host = urlsplit(base).hostname or ""
     if inside := _inside(host):
-        yield doubtful(
-            f"{host} is {inside}, which Twilio cannot reach, as seen from here", "see what the world's DNS says of it"
-        )
+        where = "an address" if inside == host else inside
+        yield doubtful(f"{host} is {where} of this network, as seen from here", "see what the world's DNS says of it")
     try:
         async with client_of(case) as client:
             watch = Stopwatch()
