@@ -212,6 +212,19 @@ async def test_the_providers_of_the_settings_are_asked_though_no_agent_has_them(
     assert len(await found(speech.voices, case(vendors, agents_file=agents))) == 2
 
 
+async def test_a_provider_that_never_answers_hides_nothing_of_another(
+    vendors: dict[str, Standin], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech, "ASKING_S", 3.0)
+    agents = tmp_path / "agents.toml"
+    agents.write_text('[agents.default]\n[agents.a]\ntts = "elevenlabs"\nnumbers = ["+15550001111"]\n')
+    await vendors["cartesia"].control(stall_tts=True)
+    silent, speaking = await found(speech.voices, case(vendors, agents_file=agents))
+    assert silent.state is State.FAILED
+    assert "no answer in time" in silent.said
+    assert speaking.state in WORKS, words(speaking)
+
+
 async def test_a_certificate_that_is_not_believed_is_said_to_be_one() -> None:
     from worker.doctor.trouble import Service, trouble
 

@@ -23,6 +23,9 @@ SLOW_EAR_MS: Final = 1500.0
 SLOW_MODEL_MS: Final = 1500.0
 """To the first token, on a connection that has to be made first: two thirds of it is what an answer takes in a call."""
 
+ASKING_S: Final = 9.0
+"""For each: one that never answers must not hide what the others said, so it is less than the whole check has."""
+
 SAYING: Final = {"pt": "Pronto.", "es": "Listo.", "fr": "Prêt.", "de": "Bereit.", "it": "Pronto."}
 NEAR: Final = "run it nearer to the provider (region), or take a faster model"
 
@@ -151,7 +154,8 @@ async def _asked(case: Case, service: Service, use: _Use, ask: Callable[[], Awai
     if not getattr(case.conf, service.key.lower()).get_secret_value():
         return not_tried(f"{service.name} {use.said}: there is no {service.key}")
     try:
-        return await ask()
+        async with asyncio.timeout(ASKING_S):
+            return await ask()
     except Exception as error:  # noqa: BLE001 - whatever a provider does is what is to be found out
         return trouble(service, error, use.said)
 
