@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 
 lock() {
   local name=$1; shift
-  .venv/bin/python -m uv pip compile -q "$@" --universal --python-version 3.12 --generate-hashes --no-header \
+  .venv/bin/python -m uv pip compile -q "$@" --universal --python-version 3.11 --generate-hashes --no-header \
     --no-annotate --no-emit-index-url -o "deploy/requirements/$name.lock"
 }
 
