@@ -124,10 +124,10 @@ async def test_an_update_replaces_everything_and_drops_no_call(site: Site) -> No
         answered = 0
         while not await asyncio.to_thread(_replaced, site, before["router"]):  # somebody calls all the while
             await goes_on(await called(carrier))
+            await ask(call, "what-time", "It", "UTC.")  # who says nothing for 40 s is told goodbye
             answered += 1
             assert update.returncode is None, (await said)[0].decode()
         assert answered
-        await ask(call, "what-time", "It", "UTC.")
         newcomer = await called(carrier)
         container, _ = await until(lambda: site.serving(newcomer.call_sid), "the new call is served")
         assert container not in before["worker"]
