@@ -43,8 +43,8 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def test_it_is_a_compose_file() -> None:
-    checker = [PROGRAMS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*checker, DEPLOY / "compose.yaml"], capture_output=True, text=True, check=False)
+    checker = (str(PROGRAMS / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec")
+    done = subprocess.run([*checker, str(DEPLOY / "compose.yaml")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -146,7 +146,8 @@ def test_an_image_is_built_by_one_service(services: dict[str, Any]) -> None:
 def test_up_needs_two_images_that_are_not_built_here(services: dict[str, Any]) -> None:
     always = [service for service in services.values() if "profiles" not in service]
     built = {service["image"] for service in always if "build" in service}
-    assert {service["image"] for service in always} - built == {
+    pulled = {service["image"] for service in always} - built
+    assert pulled == {
         "${REDIS_IMAGE:-redis:7-bookworm}",
         "${PYTHON_IMAGE:-python:3.12-slim}",
     }
