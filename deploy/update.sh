@@ -4,9 +4,10 @@
 #   deploy/update.sh                 build the images, then replace router, workers and prefetchers
 #   deploy/update.sh --no-build      the images are there (pulled, or built before), or only .env has changed
 #
-# New containers are started beside the old ones and have to become ready; if they do not, they are removed, nothing else has
-# changed, and the exit status is 1. Then the new router answers (both share the port meanwhile), the old ones are stopped, and
-# last the old pools drain: this waits until their calls are over, DRAIN_TIMEOUT at most. Interrupting it then stops nothing.
+# New containers are started beside the old ones and have to become ready; if they do not, or if this is interrupted, they are
+# removed, nothing else has changed, and the exit status is 1. Then the new router answers (both share the port meanwhile), the
+# old ones are stopped, and last the old pools drain: this waits until their calls are over, DRAIN_TIMEOUT at most. Interrupting
+# it then stops nothing, and another update may follow at once.
 #
 # COMPOSE_PROFILES, COMPOSE_PROJECT_NAME, COMPOSE_FILE and the variables of compose.yaml are taken from the environment.
 # READY_WITHIN (120): seconds the new containers have to become ready.
@@ -14,22 +15,48 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export COMPOSE_FILE=${COMPOSE_FILE:-compose.yaml}
 
+# The routers last: half of all calls are the new one's as soon as it is there, and the old one's until it is gone.
+readonly SERVICES=(worker prefetcher router)
+declare -A before old new
+
 say() { printf 'offhook: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 1; }
 
-ids_of() { docker compose ps -q "$1"; }
+ids_of() { docker compose ps --all --quiet "$@" | sort; }
 
-# Start as many new containers of a service as there are; their ids go to the array of that name.
+# The running containers of a service, without those an earlier update has told to leave.
+staying() {
+  local id
+  for id in $(docker compose ps --quiet "$1"); do
+    [ "$(docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' "$id")" = no ] || printf '%s\n' "$id"
+  done
+}
+
+# Which version of the control protocol an image speaks: a new router is ready also with the old pools, which are about to leave.
+spoken_by() {
+  docker compose run --rm --no-deps --no-TTY --entrypoint python "$1" -c \
+    'from shared.messages import PROTOCOL_VERSION as version; print(version)' 2>/dev/null || echo unknown
+}
+
+# Start as many new containers of a service as there are. What is there and does not run would be started in their place.
 start_beside() {
-  local service=$1 count before after
-  local -n new=$2
-  before=$(ids_of "$service")
-  count=$(wc -w <<<"$before")
-  [ "$count" -gt 0 ] || fail "$service is not running: start it with docker compose up -d"
-  docker compose up -d --no-deps --no-build --no-recreate --scale "$service=$((2 * count))" "$service" >/dev/null 2>&1 || true
-  after=$(docker compose ps -a -q "$service")
-  mapfile -t new < <(comm -13 <(sort <<<"$before") <(sort <<<"$after"))
-  [ "${#new[@]}" -ge "$count" ] || { give_up "${new[@]}"; fail "$service: no new containers could be started"; }
+  local service=$1 count there
+  # each by itself, since bash goes on after a failure in a function whose status is looked at
+  ids_of --status exited --status created --status dead "$service" | xargs --no-run-if-empty docker rm >/dev/null || return
+  there=$(ids_of "$service") || return
+  before[$service]=$there
+  count=$(wc -w <<<"${old[$service]}")
+  docker compose up -d --no-deps --no-build --no-recreate --scale "$service=$(($(wc -w <<<"${before[$service]}") + count))" \
+    "$service" >/dev/null 2>&1 || true
+  new[$service]=$(newcomers "$service") || return
+  [ "$(wc -w <<<"${new[$service]}")" -ge "$count" ]
+}
+
+# What has come since `start_beside`, whatever became of it.
+newcomers() {
+  local now
+  now=$(ids_of "$1") || return
+  comm -13 <(printf '%s\n' "${before[$1]}") <(printf '%s\n' "$now")
 }
 
 # Wait until every one of these is healthy; give the first that is not in time.
@@ -43,33 +70,38 @@ await_ready() {
   done
 }
 
-give_up() {
-  [ "$#" -eq 0 ] || docker rm --force "$@" >/dev/null
+# Remove what was started, and end.
+undo() {
+  trap '' INT TERM HUP
+  local service
+  for service in "${!before[@]}"; do
+    newcomers "$service" | xargs --no-run-if-empty docker rm --force >/dev/null
+  done
+  fail "$1: the new containers are removed, everything is as before"
 }
 
 # Containers of a service beside the old ones, ready, or none at all.
 renew() {
   local service=$1 late
-  local -n started=$2
   say "$service: starting new containers"
-  start_beside "$service" "$2"
-  if ! late=$(await_ready "${started[@]}"); then
+  start_beside "$service" || undo "$service: no new containers could be started"
+  # shellcheck disable=SC2086 # ids, one word each
+  if ! late=$(await_ready ${new[$service]}); then
     docker inspect --format '{{range .State.Health.Log}}{{.Output}}{{end}}' "$late" | tail -n 1 >&2
     docker logs --tail 10 "$late" >&2
-    return 1
+    undo "$service did not become ready"
   fi
-  say "$service: ${#started[@]} ready"
+  say "$service: $(wc -w <<<"${new[$service]}") ready"
 }
 
-# Stop containers, each with so many seconds, and remove them.
+# Stop containers, each with so many seconds, and remove them; in sessions of their own, which a Ctrl-C here does not reach.
 retire() {
   local service=$1 grace=$2 id
-  shift 2
-  say "$service: stopping $# old"
-  for id in "$@"; do
-    { docker stop --time "$grace" "$id" && docker rm "$id"; } >/dev/null &
+  say "$service: stopping $(wc -w <<<"${old[$service]}") old"
+  for id in ${old[$service]}; do
+    docker update --restart no "$id" >/dev/null # what has to leave is told by it, by the next update and by a restart of Docker
+    setsid sh -c 'docker stop --time "$0" "$1" && docker rm "$1"' "$grace" "$id" >/dev/null 9<&- &
   done
-  wait
 }
 
 build=yes
@@ -78,22 +110,28 @@ case "${1:-}" in
   --no-build) build= ;;
   *) fail "usage: deploy/update.sh [--no-build]" ;;
 esac
+
+exec 9<"$(basename "$0")"
+flock --nonblock 9 || fail "another update is under way"
+for service in "${SERVICES[@]}"; do
+  old[$service]=$(staying "$service")
+  [ -n "${old[$service]}" ] || fail "$service is not running: start it with docker compose up -d"
+done
 [ -z "$build" ] || docker compose build router worker
+workers=$(spoken_by worker) routers=$(spoken_by router)
+[ "$workers" = "$routers" ] || fail "router ($routers) and worker ($workers) speak different versions: build or pull both"
 
-mapfile -t old_workers < <(ids_of worker)
-mapfile -t old_routers < <(ids_of router)
-mapfile -t old_prefetchers < <(ids_of prefetcher)
-new_workers=() new_routers=() new_prefetchers=()
-undo() {
-  give_up "${new_workers[@]}" "${new_routers[@]}" "${new_prefetchers[@]}"
-  fail "$1 did not become ready: the new containers are removed, everything is as before"
-}
-renew worker new_workers || undo worker
-renew router new_routers || undo router
-renew prefetcher new_prefetchers || undo prefetcher
+trap 'undo interrupted' INT TERM HUP
+for service in "${SERVICES[@]}"; do renew "$service"; done
+trap '' INT TERM HUP
 
-retire router 10 "${old_routers[@]}"
-retire prefetcher 30 "${old_prefetchers[@]}"
+grace=$(docker inspect --format '{{.Config.StopTimeout}}' "${old[worker]%%$'\n'*}")
+retire router 10
+wait
+retire prefetcher 30
+retire worker "$grace"
+flock --unlock 9
+trap - INT TERM HUP
 say "new calls are served by the new containers; calls in progress finish in the old ones"
-retire worker "$(docker inspect --format '{{.Config.StopTimeout}}' "${old_workers[0]}")" "${old_workers[@]}"
+wait
 say "updated"
