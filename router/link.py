@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from shared import logs
 from shared.channel import Channel, close_all
 from shared.framing import FROM_POOL
-from shared.messages import PROTOCOL_VERSION, Ended, EndKnown, Hello, Message, NoWorker, Readiness, Reserved, Welcome
+from shared.messages import Ended, EndKnown, Hello, Message, NoWorker, Readiness, Reserved, Welcome
 
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid; Source: unix(7), SO_PEERCRED
 
@@ -73,8 +73,9 @@ class Link:
     """A connection to a pool; to be made on the loop.
 
     `changed` is called when readiness changes and when the link is lost, `ended` with each end of a call. `introduced` is
-    set when the pool's first readiness is known, or never will be. A pool of another version is named in the log once and
-    `foreign`, in words, from then on; one that kept a call waiting is `late` until it says something.
+    set when the pool's first readiness is known, or never will be. A pool of another `version` than the one we come with is
+    named in the log once and `foreign`, in words, from then on; `theirs` is what it speaks. One that kept a call waiting is
+    `late` until it says something.
     """
 
     def __init__(
@@ -83,19 +84,22 @@ class Link:
         sock: socket.socket,
         changed: Callable[["Link"], None],
         ended: Callable[[Ended], None],
+        version: int,
     ) -> None:
         self.address = address
         self.welcome: Welcome | None = None
         self.readiness = Readiness(ready=0, warming=0)
         self.introduced = asyncio.Event()
         self.foreign = ""
+        self.theirs = version
+        self._version = version
         self.late = False
         self._changed = changed
         self._ended = ended
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._last_request = 0
         self._channel = Channel(sock, FROM_POOL, self._receive, self._lost)
-        self._channel.send(Hello())
+        self._channel.send(Hello(version=version))
 
     @property
     def open(self) -> bool:
@@ -154,12 +158,13 @@ class Link:
                     future.set_result(message)
 
     def _meet(self, welcome: Welcome) -> None:
-        if welcome.version != PROTOCOL_VERSION:
+        if welcome.version != self._version:
             log.error("pool not used: it speaks another version", pool=welcome.pool, theirs=welcome.version,
-                      ours=PROTOCOL_VERSION)  # fmt: skip
+                      ours=self._version)  # fmt: skip
+            self.theirs = welcome.version
             self.foreign = (
                 "a pool speaks another version of the control protocol: "
-                f"theirs {welcome.version}, ours {PROTOCOL_VERSION} ({welcome.pool})"
+                f"theirs {welcome.version}, ours {self._version} ({welcome.pool})"
             )
             self._channel.close()
             self._lost("version")

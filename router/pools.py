@@ -2,7 +2,8 @@
 
 Each pool pushes its readiness; nothing here decides about workers. A file whose socket refuses connections is what a
 killed pool leaves behind, and is removed. A pool that cannot be used is named in the log once, and in `problems` as long as
-its socket is there.
+its socket is there. One of another version gets no new call from us, and does get the streams of those it has promised a
+worker: while an update runs, routers of both versions share a port.
 """
 
 import asyncio
@@ -77,6 +78,7 @@ class Pools:
         self._folder = folder
         self._on_ready = on_ready
         self._links: dict[Address, Link] = {}
+        self._guests: dict[Address, Link] = {}  # to pools of other versions, in theirs, for calls under way
         self._unusable: dict[Address, Problem] = {}
         self._unreached: dict[Address, Problem] = {}  # tried again
         self._wordless: dict[Address, int] = {}
@@ -98,9 +100,10 @@ class Pools:
             await asyncio.wait([watching])
             if self._retry is not None:
                 self._retry.cancel()
-            for link in self._links.values():
-                link.close()
-            self._links.clear()
+            for links in (self._links, self._guests):
+                for link in links.values():
+                    link.close()
+                links.clear()
 
     @property
     def ready(self) -> int:
@@ -215,7 +218,8 @@ class Pools:
         return [link for link in self._links.values() if link.open]
 
     def _of(self, ticket: Ticket) -> list[Link]:
-        return [link for link in self._links.values() if link.is_pool(ticket.pool, ticket.boot)]
+        links = (*self._links.values(), *self._guests.values())
+        return [link for link in links if link.is_pool(ticket.pool, ticket.boot)]
 
     def _by_spare(self) -> list[Link]:
         ready = (link for link in self._links.values() if link.ready)
@@ -294,7 +298,7 @@ class Pools:
             self._retry_soon()
         else:
             self._unreached.pop(address, None)
-            self._links[address] = Link(address, sock, self._link_changed, self._call_ended)
+            self._links[address] = Link(address, sock, self._link_changed, self._call_ended, PROTOCOL_VERSION)
 
     def _not_reached(self, address: Address, why: str) -> None:
         if address not in self._unreached:
@@ -318,12 +322,23 @@ class Pools:
             self._remember_lost(link)
             if link.foreign:
                 self._unusable[link.address] = Problem(resource="pool", detail=link.foreign)
+                self._visit(link.address, link.theirs)
             elif link.welcome is None:
                 self._without_a_word(link.address)
             else:
                 self._wordless.pop(link.address, None)
                 self._retry_soon()
         self._on_ready(self.ready)
+
+    def _visit(self, address: Address, version: int) -> None:
+        """Come to a pool of another version as one of its own: `HandOff` and `AskEnd` are what all versions have."""
+        with contextlib.suppress(OSError, ForeignSocket):  # it is gone by now
+            self._guests[address] = Link(address, dial(address.path), self._guest_changed, self._call_ended, version)
+
+    def _guest_changed(self, link: Link) -> None:
+        if not link.open and link.introduced.is_set() and self._guests.get(link.address) is link:
+            del self._guests[link.address]
+            self._remember_lost(link)
 
     def _without_a_word(self, address: Address) -> None:
         """Meet a pool that closes on us again soon, and after some times later."""

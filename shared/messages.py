@@ -15,7 +15,11 @@ from shared.ticket import Ticket
 from shared.workers import PoolId, Resource, WorkerId
 
 PROTOCOL_VERSION: Final = 4
-"""Grows with every change a peer of the former version would not understand."""
+"""Grows with every change a peer of the former version would not understand.
+
+`Hello`, `Welcome`, `HandOff` with its ticket, and `AskEnd` with its answer have to be understood all the same: in an update a
+call is promised by a router of one version, and its stream may come to one of the other.
+"""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower):

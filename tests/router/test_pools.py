@@ -174,7 +174,7 @@ async def test_a_pool_of_another_version_is_named_once_and_not_used(
         for _ in range(3):
             assert await known.reserve(CALL, 30.0) is None
         assert known.count == 0
-        assert len(old.hellos) == 1
+        assert [hello.version for hello in old.hellos] == [PROTOCOL_VERSION, 99], "once, and once for calls under way"
         (problem,) = known.unusable
         assert problem.detail == (
             f"a pool speaks another version of the control protocol: theirs 99, ours {PROTOCOL_VERSION} (p1)"
@@ -200,6 +200,28 @@ async def test_beside_a_pool_of_another_version_the_others_are_used(folder: Path
         assert [problem.detail.partition(":")[0] for problem in known.problems] == [
             "a pool speaks another version of the control protocol"
         ]
+
+
+async def test_a_stream_goes_to_the_pool_of_another_version_that_has_promised_a_worker_to_its_call(
+    folder: Path,
+) -> None:
+    """In an update routers of both versions share a port: the promise is made by one, and the stream comes to the other."""
+    old = FakePool(folder, version=99, end=EndReason.CALLER_HANGUP)
+    async with old.serving(), FakePool(folder, name="p2").serving() as new, connected(folder) as known:
+        await until(lambda: known.whereabouts(ticket()) is Whereabouts.HERE)
+        answer = await known.reserve(CALL, 30.0)
+        assert isinstance(answer, Reserved)
+        assert (answer.ticket.pool, old.reserved) == ("p2", [])
+        with socket.socket() as stream:
+            assert known.hand_off(ticket(), b"head", stream.fileno(), 0.0) == "p1"
+        taken = await soon(old.taken.get())
+        assert (taken.message.ticket, taken.message.head) == (ticket(), b"head")
+        assert new.taken.empty()
+        end = await known.ask_end(ticket())
+        assert end is not None
+        assert end.reason is EndReason.CALLER_HANGUP
+        old.die()
+        await until(lambda: known.whereabouts(ticket()) is Whereabouts.GONE)
 
 
 async def test_a_pool_that_closes_without_a_word_is_met_again_only_now_and_then(

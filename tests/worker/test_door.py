@@ -20,6 +20,7 @@ from shared.framing import FROM_POOL
 from shared.messages import PROTOCOL_VERSION, Hello, Message, NoPrefetch, Readiness, Welcome
 from shared.workers import PoolId
 from tests.powerless import no_entry
+from tests.router.harness import until
 from worker.pool import door
 from worker.pool.door import Door
 
@@ -113,13 +114,11 @@ async def test_who_does_not_introduce_itself_is_shown_the_door(
     assert "does not introduce itself" in output.out + output.err
 
 
-async def test_a_router_and_a_pool_of_different_versions_part_after_one_meeting(
+async def test_a_router_and_a_pool_of_different_versions_meet_once_and_then_for_calls_under_way_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both real ends: the router knows why, and does not come back."""
-    hello = Hello(version=PROTOCOL_VERSION + 1)
-    monkeypatch.setattr("router.link.Hello", lambda: hello)
-    monkeypatch.setattr("router.link.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    """Both real ends: the router knows why, and comes back as one of the pool's version."""
+    monkeypatch.setattr("router.pools.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
     monkeypatch.setattr("router.pools.RETRY_S", 0.01)
     async with opened(folder) as made:
         pools = Pools(folder)
@@ -128,7 +127,9 @@ async def test_a_router_and_a_pool_of_different_versions_part_after_one_meeting(
                 await pools._rescan()
             (problem,) = pools.problems
             assert f"theirs {PROTOCOL_VERSION}, ours {PROTOCOL_VERSION + 1}" in problem.detail
-            assert not made._routers
+            assert pools.ready == 0
+            await until(lambda: len(made._greeted) == 1)
+            assert len(made._routers) == 1
     output = capsys.readouterr()
     said = output.out + output.err
     assert said.count("pool not used: it speaks another version") == 1
