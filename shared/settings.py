@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, Self, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     def _public_base_url(cls, value: str) -> str:
         if not value:
             return value
-        parts = urlsplit(value)
-        if parts.scheme not in {"https", "http"} or not parts.hostname:
+        parts = _split(value)
+        if parts.scheme not in {"https", "http"} or not parts.hostname or len(value.split()) > 1:
             raise ValueError("must be an absolute URL such as https://voice.example.com")
         if parts.path.rstrip("/") or parts.query or parts.fragment or parts.username:
             raise ValueError("must be scheme and host only, without path, query or user")
@@ -188,21 +188,21 @@ class Settings(BaseSettings):
     )  # fmt: skip
     @classmethod
     def _http_url(cls, value: str) -> str:
-        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
+        if value and (_split(value).scheme not in {"http", "https"} or not _split(value).hostname):
             raise ValueError("must be an http(s) URL")
         return value.rstrip("/")
 
     @field_validator("cartesia_tts_url", "cartesia_stt_url")
     @classmethod
     def _ws_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"ws", "wss"} or not urlsplit(value).hostname:
+        if _split(value).scheme not in {"ws", "wss"} or not _split(value).hostname:
             raise ValueError("must be a ws(s) URL")
         return value.rstrip("/")
 
     @field_validator("redis_url")
     @classmethod
     def _redis_url(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        if _split(value).scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
 
@@ -262,6 +262,16 @@ class Settings(BaseSettings):
     def ticket_secret(self) -> str:
         """What the ticket key is derived from: `TICKET_KEY`, else the Twilio token."""
         return self.ticket_key.get_secret_value() or self.twilio_auth_token.get_secret_value()
+
+
+def _split(value: str) -> SplitResult:
+    """Take a URL apart; whoever connects there would stumble over a port that is none."""
+    parts = urlsplit(value)
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("its port must be a number up to 65535") from None
+    return parts
 
 
 def _variables(source: PydanticBaseSettingsSource) -> Mapping[str, str | None]:

@@ -17,6 +17,8 @@ from worker.doctor.findings import State
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from worker.doctor.rounds import Ask
+
 BASE = "https://voice.example.test"
 NOW = 1_800_000_000.0
 HEALTHY = httpx.Response(200, text="ok\n")
@@ -112,6 +114,14 @@ async def test_whoever_takes_a_wrong_signature_lets_anybody_call(somebody: str) 
 
 async def test_without_a_token_there_is_nothing_to_sign_with(somebody: str) -> None:
     assert (await only(carrier.signed, case_of(public_base_url=somebody))).state is State.NOT_TRIED
+
+
+@pytest.mark.parametrize("ask", [carrier.signed, call.call])
+async def test_whoever_does_not_answer_is_the_finding_and_no_mistake_of_the_doctors(ask: Ask) -> None:
+    """They may be asked for without the check that says so first, and the router may go in between."""
+    finding = await only(ask, case_of(public_base_url="http://127.0.0.1:1", twilio_auth_token="a-token"))
+    assert finding.state is State.FAILED
+    assert finding.said == "the public address: the connection is refused: nobody listens there"
 
 
 async def test_twiml_without_a_stream_is_a_call_that_is_held(somebody: str) -> None:

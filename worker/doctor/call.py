@@ -21,10 +21,10 @@ import httpx
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from worker.doctor.carrier import INCOMING, MARK, STATUS, client_of, form, new_call_sid, post, signature
+from worker.doctor.carrier import INCOMING, MARK, PUBLIC, STATUS, client_of, form, new_call_sid, post, signature
 from worker.doctor.case import Case, Stopwatch
 from worker.doctor.findings import Finding, bad, good, timed
-from worker.doctor.trouble import unreachable
+from worker.doctor.trouble import trouble, unreachable
 from worker.doctor.wire import socket_to
 
 FRAME_S: Final = 0.02
@@ -61,6 +61,8 @@ async def call(case: Case) -> AsyncGenerator[Finding, None]:
         try:
             async for finding in _placed(client, case, call_sid):
                 yield finding
+        except (httpx.HTTPError, OSError) as error:
+            yield trouble(PUBLIC, error)
         finally:
             with contextlib.suppress(httpx.HTTPError, OSError):  # so that it stands in no line
                 await post(client, case, case.conf.public_base_url + STATUS, form(case, call_sid, "completed"))

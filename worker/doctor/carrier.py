@@ -116,30 +116,36 @@ async def public(case: Case) -> AsyncGenerator[Finding, None]:
 
 async def signed(case: Case) -> AsyncGenerator[Finding, None]:
     """Send a request that is signed wrongly, and one that is signed rightly for this address."""
-    base, call_sid = case.conf.public_base_url, new_call_sid()
     if not case.conf.twilio_auth_token.get_secret_value():
         yield not_tried("there is no TWILIO_AUTH_TOKEN to sign with")
         return
-    async with client_of(case) as client:
-        parameters = form(case, call_sid, "ringing")
-        forged = signature(case, f"{base}{INCOMING}?forged=1", parameters)
-        answer = await client.post(f"{base}{INCOMING}", data=parameters, headers=forged)
-        if answer.status_code == HTTPStatus.FORBIDDEN:
-            yield good("a wrong signature is refused")
-        elif case.conf.twilio_validate_signatures:
-            yield bad(f"a wrong signature is answered with {answer.status_code}: anybody can place calls", RESTART)
-        else:
-            yield doubtful(
-                "a wrong signature is accepted",
-                "TWILIO_VALIDATE_SIGNATURES: true for real callers",
-            )
-        answer = await post(client, case, f"{base}{STATUS}", form(case, call_sid, "completed"))
+    call_sid = new_call_sid()
+    try:
+        async with client_of(case) as client:
+            yield await _wrongly_signed(client, case, call_sid)
+            yield await _rightly_signed(client, case, call_sid)  # so that it stands in no line, if that was believed
+    except (httpx.HTTPError, OSError) as error:
+        yield trouble(PUBLIC, error)
+
+
+async def _wrongly_signed(client: httpx.AsyncClient, case: Case, call_sid: str) -> Finding:
+    url, parameters = f"{case.conf.public_base_url}{INCOMING}", form(case, call_sid, "ringing")
+    answer = await client.post(url, data=parameters, headers=signature(case, f"{url}?forged=1", parameters))
+    if answer.status_code == HTTPStatus.FORBIDDEN:
+        return good("a wrong signature is refused")
+    if case.conf.twilio_validate_signatures:
+        return bad(f"a wrong signature is answered with {answer.status_code}: anybody can place calls", RESTART)
+    return doubtful("a wrong signature is accepted", "TWILIO_VALIDATE_SIGNATURES: true for real callers")
+
+
+async def _rightly_signed(client: httpx.AsyncClient, case: Case, call_sid: str) -> Finding:
+    base = case.conf.public_base_url
+    answer = await post(client, case, f"{base}{STATUS}", form(case, call_sid, "completed"))
     if answer.is_success:
-        yield good(f"a right signature for {base} is accepted")
-    elif answer.status_code == HTTPStatus.FORBIDDEN:
-        yield bad(f"the right signature for {base} is refused: the router has another address or token", RESTART)
-    else:
-        yield bad(f"{STATUS} answers {answer.status_code}", "does the edge pass every path, and POST, to the router?")
+        return good(f"a right signature for {base} is accepted")
+    if answer.status_code == HTTPStatus.FORBIDDEN:
+        return bad(f"the right signature for {base} is refused: the router has another address or token", RESTART)
+    return bad(f"{STATUS} answers {answer.status_code}", "does the edge pass every path, and POST, to the router?")
 
 
 def _readiness(answer: httpx.Response, otherwise: Callable[[str, str], Finding]) -> Finding:
