@@ -109,6 +109,13 @@ def test_what_compose_sets_are_settings_and_agree_with_the_ports_that_are_asked(
     assert services["net"]["ports"] == [f"${{ROUTER_PUBLISH:-127.0.0.1:8080}}:{environment['ROUTER_PORT']}"]
 
 
+def test_whoever_reads_the_settings_sees_the_files_they_name(services: dict[str, Any]) -> None:
+    """A secret in a file is named by a setting. The edge has none."""
+    for name, service in services.items():
+        if "env_file" in service and name != "edge":
+            assert "./config:/etc/offhook:ro" in service["volumes"], name
+
+
 def test_a_pool_has_the_time_its_drain_takes(services: dict[str, Any]) -> None:
     default = re.fullmatch(r"\$\{WORKER_STOP_GRACE:-(\d+)s\}", services["worker"]["stop_grace_period"])
     assert default is not None
