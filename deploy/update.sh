@@ -70,12 +70,24 @@ await_ready() {
   done
 }
 
-# Remove what was started, and end.
+# Let containers go, each within its own grace, and remove them; in sessions of their own, which a Ctrl-C here does not reach.
+release() {
+  local id
+  for id in "$@"; do
+    docker update --restart no "$id" >/dev/null || true # so it is told from others, also by the next update
+    setsid sh -c 'docker stop --time "$(docker inspect --format "{{.Config.StopTimeout}}" "$0")" "$0" && docker rm "$0"' "$id" \
+      >/dev/null 2>&1 9<&- &
+  done
+}
+
+# Let go what was started, and end. A pool that was ready may have calls by now: they are not waited for.
 undo() {
   trap '' INT TERM HUP
   local service
-  for service in "${!before[@]}"; do
-    newcomers "$service" | xargs --no-run-if-empty docker rm --force >/dev/null
+  for service in router prefetcher worker; do
+    wait
+    # shellcheck disable=SC2046 # ids, one word each
+    [ -z "${before[$service]:-}" ] || release $(newcomers "$service")
   done
   fail "$1: the new containers are removed, everything is as before"
 }
@@ -94,14 +106,10 @@ renew() {
   say "$service: $(wc -w <<<"${new[$service]}") ready"
 }
 
-# Stop containers, each with so many seconds, and remove them; in sessions of their own, which a Ctrl-C here does not reach.
 retire() {
-  local service=$1 grace=$2 id
-  say "$service: stopping $(wc -w <<<"${old[$service]}") old"
-  for id in ${old[$service]}; do
-    docker update --restart no "$id" >/dev/null # what has to leave is told by it, by the next update and by a restart of Docker
-    setsid sh -c 'docker stop --time "$0" "$1" && docker rm "$1"' "$grace" "$id" >/dev/null 9<&- &
-  done
+  say "$1: stopping $(wc -w <<<"${old[$1]}") old"
+  # shellcheck disable=SC2086 # ids, one word each
+  release ${old[$1]}
 }
 
 build=yes
@@ -125,11 +133,10 @@ trap 'undo interrupted' INT TERM HUP
 for service in "${SERVICES[@]}"; do renew "$service"; done
 trap '' INT TERM HUP
 
-grace=$(docker inspect --format '{{.Config.StopTimeout}}' "${old[worker]%%$'\n'*}")
-retire router 10
+retire router
 wait
-retire prefetcher 30
-retire worker "$grace"
+retire prefetcher
+retire worker
 flock --unlock 9
 trap - INT TERM HUP
 say "new calls are served by the new containers; calls in progress finish in the old ones"
