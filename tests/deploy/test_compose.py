@@ -116,6 +116,19 @@ def test_whoever_reads_the_settings_sees_the_files_they_name(services: dict[str,
             assert "./config:/etc/offhook:ro" in service["volumes"], name
 
 
+def test_the_router_is_started_again_when_docker_has_given_it_up(services: dict[str, Any]) -> None:
+    """Its network is another container's, which may come a moment later when Docker starts everything."""
+    unit = (DEPLOY / "offhook.service").read_text(encoding="utf-8")
+    waiting = [
+        name
+        for name, service in services.items()
+        if service.get("network_mode", "").startswith("service:") and service["restart"] != "no"
+    ]
+    command = f"docker compose -f deploy/compose.yaml start {' '.join(waiting)}"
+    assert f"ExecStart=/usr/bin/env {command}\n" in unit
+    assert command in (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_pool_has_the_time_its_drain_takes(services: dict[str, Any]) -> None:
     default = re.fullmatch(r"\$\{WORKER_STOP_GRACE:-(\d+)s\}", services["worker"]["stop_grace_period"])
     assert default is not None
