@@ -33,7 +33,7 @@ test: $(STAMP)  ## all tests, three files at a time (ARGS are given to pytest)
 	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
 containers: $(STAMP)  ## build the images, and test an installation in containers; skipped where none can run
-	$(PY) -m pytest -s tests/containers $(ARGS)
+	$(PY) -m pytest -s -rfE tests/containers $(ARGS)
 
 chaos: $(STAMP)  ## kill and stop everything, and fuzz, for long; SEEDS=<how many>, SEED=<the first>
 	TEST_EFFORT=long SEEDS=$(or $(SEEDS),20) SEED=$(or $(SEED),12) $(PY) -m pytest tests/chaos tests/fuzz tests/system $(ARGS)

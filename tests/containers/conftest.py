@@ -24,6 +24,7 @@ def engine() -> Iterator[Engine]:
             print(f"images built in {time.monotonic() - began:.0f} s")
             yield made
     except NoEngine as error:
+        print(f"containers are not tested: {error}")
         pytest.skip(str(error))
 
 
@@ -35,7 +36,9 @@ def site(engine: Engine) -> Iterator[Site]:
         began = time.monotonic()
         up = made.attempt("up", "--detach", "--wait", "--no-build")
         assert up.returncode == 0, f"{up.stderr}\n{made.tail()}"
-        print(f"up in {time.monotonic() - began:.0f} s")
+        print(
+            f"up in {time.monotonic() - began:.0f} s, first worker ready {made.first_ready_s():.1f} s after its container's start"
+        )
         yield made
     finally:
         made.attempt("down", "--volumes", "--timeout", "10")

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,6 +118,13 @@ class Site:
                 if line.get("event") in {"bound", "call resumed"} and line.get("call_sid") == call_sid:
                     found = (container, pids[line["worker"]])
         return found
+
+    def first_ready_s(self) -> float:
+        """Say how long after the start of the first pool's container its first worker was ready."""
+        (container, *_) = self.ids("worker")
+        began = datetime.fromisoformat(self.inspect(container, "{{.State.StartedAt}}")[:26] + "+00:00")
+        parked = min(line["timestamp"] for line in self.lines(container) if line.get("event") == "parked")
+        return (datetime.fromisoformat(parked) - began).total_seconds()
 
     def tail(self) -> str:
         """Give the last words of every container, for a failing test."""
