@@ -12,8 +12,8 @@
 # COMPOSE_PROFILES, COMPOSE_PROJECT_NAME, COMPOSE_FILE and the variables of compose.yaml are taken from the environment.
 # READY_WITHIN (120): seconds the new containers have to become ready.
 set -euo pipefail
-cd "$(dirname "$0")"
-export COMPOSE_FILE=${COMPOSE_FILE:-compose.yaml}
+COMPOSE_FILE=${COMPOSE_FILE:-$(dirname "$0")/compose.yaml}
+export COMPOSE_FILE
 
 # The routers last: half of all calls are the new one's as soon as it is there, and the old one's until it is gone.
 readonly SERVICES=(worker prefetcher router)
@@ -119,7 +119,7 @@ case "${1:-}" in
   *) fail "usage: deploy/update.sh [--no-build]" ;;
 esac
 
-exec 9<"$(basename "$0")"
+exec 9<"$0"
 flock --nonblock 9 || fail "another update is under way"
 for service in "${SERVICES[@]}"; do
   old[$service]=$(staying "$service")

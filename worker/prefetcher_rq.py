@@ -7,6 +7,7 @@ away with one traceback per worker and up to a minute of waiting.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -149,7 +150,7 @@ class Threads:
             )
             self._redis_link.back()
             with self._counted():
-                worker.work_until(self._stop, idle)
+                worker.work_until(self._stop, functools.partial(self._idle, idle))
 
         self._keep_on(attempt)
 
@@ -160,6 +161,10 @@ class Threads:
             yield
         finally:
             self._count_listening(-1)
+
+    def _idle(self, idle: Callable[[], None]) -> None:
+        idle()
+        self._count_listening(0)  # said again: what a parent that did not read has missed is wrong until then
 
     def _count_listening(self, change: int) -> None:
         with self._counting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
@@ -115,11 +116,7 @@ async def test_an_update_replaces_everything_and_drops_no_call(site: Site) -> No
     before = {service: site.ids(service) for service in ("router", "worker", "prefetcher", "net", "redis")}
     async with site.carrier() as carrier:
         call = await called(carrier)
-        update = await asyncio.create_subprocess_exec(
-            str(ROOT / "deploy" / "update.sh"), "--no-build",
-            env={**os.environ, **site.engine.environment, **site.env},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+        update = await updating(site)
         said = asyncio.create_task(update.communicate())
         answered = 0
         while not await asyncio.to_thread(_replaced, site, before["router"]):  # somebody calls all the while
@@ -143,6 +140,19 @@ async def test_an_update_replaces_everything_and_drops_no_call(site: Site) -> No
     assert site.ready() == READY
 
 
+async def test_an_update_that_is_interrupted_takes_back_what_it_has_begun(site: Site) -> None:
+    before = {service: site.ids(service) for service in ("router", "worker", "prefetcher")}
+    update = await updating(site)
+    await until(lambda: len(site.ids("worker")) == 2, "the new worker's container is there")
+    update.send_signal(signal.SIGTERM)
+    out, _ = await update.communicate()
+    assert update.returncode == 1, out.decode()
+    assert "everything is as before" in out.decode()
+    assert {service: site.ids(service) for service in before} == before
+    async with site.carrier() as carrier:
+        await goes_on(await called(carrier))
+
+
 async def test_an_alert_comes_when_no_worker_is_ready_and_goes_when_one_is(site: Site) -> None:
     site.compose("stop", "worker")
     try:
@@ -151,6 +161,15 @@ async def test_an_alert_comes_when_no_worker_is_ready_and_goes_when_one_is(site:
         site.compose("start", "worker")
     await until(lambda: site.ready() == READY, "workers are ready again")
     await until(lambda: "OffhookNoReadyWorker" not in alerts(site), "the alert is gone")
+
+
+async def updating(site: Site) -> asyncio.subprocess.Process:
+    """Start an update, as an operator does at a terminal."""
+    return await asyncio.create_subprocess_exec(
+        str(ROOT / "deploy" / "update.sh"), "--no-build",
+        env={**os.environ, **site.engine.environment, **site.env},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, process_group=0,
+    )  # fmt: skip
 
 
 def _replaced(site: Site, old: list[str]) -> bool:
