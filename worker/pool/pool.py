@@ -145,6 +145,7 @@ class Pool:
         self._aftercall = AfterCall(settings, self._metrics, outage)
         self._tasks: asyncio.TaskGroup | None = None
         self._settling = False
+        self._hosted = False
         self._wake: asyncio.TimerHandle | None = None
         self._drain_until: float | None = None
         self._drained = asyncio.Event()
@@ -173,7 +174,6 @@ class Pool:
             http = serve(self._given.http, self._given.registry, self._health)
             background.append(tasks.create_task(http))
             self._nursery.start()
-            self._tool_host.start()
             self._look_for_zones(self._given.agents)
             self.changed()
             _log.info(
@@ -237,6 +237,9 @@ class Pool:
 
     def _settle(self) -> None:
         self._settling = False
+        if self._nursery.open and not self._hosted:
+            self._hosted = True
+            self._tool_host.start()  # not beside the zygote: its second of CPU would keep the first worker waiting
         now = time.monotonic()
         view = plan.View(
             now=now,
