@@ -90,12 +90,14 @@ async def test_prometheus_scrapes_every_process(site: Site) -> None:
     await until(lambda: jobs <= {job for job in jobs if "up" in targets(site, job)}, "all targets are up")
 
 
-async def test_a_call_goes_on_when_the_process_that_serves_it_is_killed(site: Site) -> None:
+async def test_a_call_goes_on_when_the_process_that_serves_it_is_killed_and_somebody_is_told(site: Site) -> None:
+    """The caller notices nothing; whoever runs it gets an alert."""
     async with site.carrier() as carrier:
         call = await called(carrier)
         container, pid = await until(lambda: site.serving(call.call_sid), "the call is served")
         await asyncio.to_thread(site.python, container, f"import os; os.kill({pid}, 9)")
         await goes_on(call)
+    await until(lambda: "OffhookFailovers" in alerts(site), "the alert is raised")
 
 
 async def test_a_call_goes_on_when_the_router_is_killed_and_made_anew(site: Site) -> None:
@@ -152,16 +154,6 @@ async def test_an_update_that_is_interrupted_takes_back_what_it_has_begun(site: 
     await until(lambda: {service: site.ids(service) for service in before} == before, "nothing is left of the update")
     async with site.carrier() as carrier:
         await goes_on(await called(carrier))
-
-
-async def test_an_alert_comes_when_no_worker_is_ready_and_goes_when_one_is(site: Site) -> None:
-    site.compose("stop", "worker")
-    try:
-        await until(lambda: "OffhookNoReadyWorker" in alerts(site), "the alert is raised")
-    finally:
-        site.compose("start", "worker")
-    await until(lambda: site.ready() == READY, "workers are ready again")
-    await until(lambda: "OffhookNoReadyWorker" not in alerts(site), "the alert is gone")
 
 
 async def updating(site: Site) -> asyncio.subprocess.Process:
