@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 DEADLINE_S = 20.0
+Said = Callable[[], str]
 
 
 @pytest.fixture
@@ -35,6 +37,17 @@ def folder() -> Iterator[Path]:
     """A folder for sockets, with a short name."""
     with tempfile.TemporaryDirectory(prefix="offhook-") as name:
         yield Path(name)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Said:
+    """Give what was logged, whether or not another test of this process has configured the logs."""
+
+    def all_of_it() -> str:
+        printed = capsys.readouterr()
+        return printed.out + printed.err + caplog.text
+
+    return all_of_it
 
 
 def refused(folder: Path, pool: str = "p1") -> str:
@@ -93,29 +106,23 @@ async def meet(folder: Path, hello: Message) -> list[Any]:
     return heard
 
 
-async def test_a_router_of_another_version_is_told_ours_and_named_once(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_router_of_another_version_is_told_ours_and_named_once(folder: Path, said: Said) -> None:
     async with opened(folder):
         for version in (99, 99, 98, 99):
             assert await meet(folder, Hello(version=version)) == [
                 Welcome(version=PROTOCOL_VERSION, pool=PoolId("p1"), boot="b1")
             ], "and no promise"
-    output = capsys.readouterr()
-    assert (output.out + output.err).count("another version of the control protocol") == 2
+    assert said().count("another version of the control protocol") == 2
 
 
-async def test_who_does_not_introduce_itself_is_shown_the_door(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_who_does_not_introduce_itself_is_shown_the_door(folder: Path, said: Said) -> None:
     async with opened(folder):
         assert await meet(folder, NoPrefetch(call_sid=CallSid("CA1"), why="x")) == []
-    output = capsys.readouterr()
-    assert "does not introduce itself" in output.out + output.err
+    assert "does not introduce itself" in said()
 
 
 async def test_a_router_and_a_pool_of_different_versions_meet_once_and_then_for_calls_under_way_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, said: Said
 ) -> None:
     """Both real ends: the router knows why, and comes back as one of the pool's version."""
     monkeypatch.setattr("router.pools.PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
@@ -130,7 +137,6 @@ async def test_a_router_and_a_pool_of_different_versions_meet_once_and_then_for_
             assert pools.ready == 0
             await until(lambda: len(made._greeted) == 1)
             assert len(made._routers) == 1
-    output = capsys.readouterr()
-    said = output.out + output.err
-    assert said.count("pool not used: it speaks another version") == 1
-    assert said.count("router not served: it speaks another version") == 1
+    lines = said()
+    assert lines.count("pool not used: it speaks another version") == 1
+    assert lines.count("router not served: it speaks another version") == 1
