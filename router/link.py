@@ -3,18 +3,15 @@
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from shared import logs
+from shared import handoff_dir, logs
 from shared.channel import Channel, close_all
 from shared.framing import FROM_POOL
 from shared.messages import Ended, EndKnown, Hello, Message, NoWorker, Readiness, Reserved, Welcome
-
-_UCRED: Final = struct.Struct("3i")  # pid, uid, gid; Source: unix(7), SO_PEERCRED
 
 log = logs.get(__name__)
 
@@ -64,7 +61,7 @@ def dial(path: Path) -> socket.socket:
 
 
 def _refuse_foreign(sock: socket.socket) -> None:
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    uid = handoff_dir.uid_behind(sock)
     if uid != os.geteuid():
         raise ForeignSocket(f"belongs to uid {uid}, not {os.geteuid()}")
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from shared import handoff_dir
 from shared.errors import system_words
 from shared.framing import MAX_MESSAGE_BYTES, encode
 from shared.messages import PROTOCOL_VERSION, Hello, Problem, Readiness
@@ -25,8 +25,6 @@ READINESS_S: Final = 0.5
 """It comes right behind the welcome, unless the pool has only just started."""
 
 T = TypeVar("T")
-
-_UCRED: Final = struct.Struct("3i")  # pid, uid, gid. Source: unix(7), SO_PEERCRED
 
 START: Final = "start one (python -m worker) with the same HANDOFF_DIR and as the same user"
 
@@ -151,7 +149,7 @@ async def _meet(path: Path) -> _Met | None:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
         await loop.sock_connect(sock, str(path))
-        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        uid = handoff_dir.uid_behind(sock)
         if uid != os.geteuid():
             raise PermissionError(f"it runs as uid {uid}, and this as uid {os.geteuid()}")
         await loop.sock_sendall(sock, encode(Hello()))

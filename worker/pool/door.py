@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import socket
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +18,6 @@ from shared.errors import SettingsError
 from shared.framing import FROM_ROUTER
 from shared.messages import PROTOCOL_VERSION, Hello, Message, Readiness, Welcome
 from shared.workers import PoolId
-
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid. Source: unix(7), SO_PEERCRED
 
 RETRY_S: Final = 1.0
 
@@ -133,7 +130,7 @@ class Door:
             self._loop.remove_reader(self._sock.fileno())
             self._retry = self._loop.call_later(RETRY_S, self._open)
             return
-        _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        uid = handoff_dir.uid_behind(peer)
         if uid not in {os.getuid(), 0}:
             _log.warning("refused a connection of another user", uid=uid)
             peer.close()
