@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from router.pools import Pools
 from shared.calls import CallSid
@@ -40,14 +41,12 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Said:
-    """Give what was logged, whether or not another test of this process has configured the logs."""
-
-    def all_of_it() -> str:
-        printed = capsys.readouterr()
-        return printed.out + printed.err + caplog.text
-
-    return all_of_it
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    """Give what both ends have logged; where the logs of this process go is another test's business."""
+    logger = CapturingLogger()
+    for module in ("worker.pool.door._log", "router.pools.log", "router.link.log"):
+        monkeypatch.setattr(module, logger)
+    return lambda: "\n".join(str(call) for call in logger.calls)
 
 
 def refused(folder: Path, pool: str = "p1") -> str:
