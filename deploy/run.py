@@ -39,24 +39,11 @@ class Child:
         return self.name, await self.process.wait()
 
 
-def problems() -> list[str]:
-    """Check the settings of all three processes; one line per problem, each once."""
-    from shared.errors import SettingsError  # here, so that a missing package is said in one line by `main`
-    from shared.processes import Process
-    from shared.settings import load
-
-    found: list[str] = []
-    for process in Process:
-        try:
-            load(process)
-        except SettingsError as error:
-            found += str(error).splitlines()
-    return list(dict.fromkeys(found))
-
-
 def main() -> int:
     """Run until stopped."""
     try:
+        from shared.settings_check import problems  # here, so that a missing package is said in one line
+
         found = problems()
     except ImportError as error:
         found = [f"{error}; run: make install"]

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from shared.agents import Agent
 from shared.clips import MANIFEST, Clip, load_clip, load_manifest
 from shared.errors import ClipError, SettingsError
-from shared.processes import Process
-from shared.settings import Settings, load
+from shared.settings import Settings
+from shared.settings_check import problems
 from worker.call.greeting import Recording, opening, record
 from worker.doctor.case import Case
 from worker.doctor.findings import Finding, bad, doubtful, good, not_tried
@@ -19,17 +19,6 @@ from worker.tools.custom_folder import check_custom
 
 AGENTS: Final = "AGENTS_FILE"
 TEMPLATE: Final = "deploy/env.example"
-
-
-def problems() -> list[str]:
-    """Check the settings as each kind of process would at its start; one line per problem, each once."""
-    found: list[str] = []
-    for process in Process:
-        try:
-            load(process)
-        except SettingsError as error:
-            found += str(error).splitlines()
-    return list(dict.fromkeys(found))
 
 
 async def settings(case: Case) -> AsyncGenerator[Finding, None]:
