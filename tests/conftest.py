@@ -5,10 +5,13 @@ And how hard property tests try.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from shared import logs
 from tests import effort, launch
 from tests.redis_server import RedisServer
 
@@ -24,6 +27,19 @@ launch.forking = True
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with whole systems: what takes long and comes last is done by one process while the others have nothing to do."""
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Put the logs of this process back after a test that ran something which configures them."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logs._process_fields.clear()
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
