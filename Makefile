@@ -12,11 +12,8 @@ $(STAMP): requirements.lock pyproject.toml deploy/install.sh
 	@deploy/install.sh
 	@touch $(STAMP)
 
-LOCK := .venv/bin/python -m uv pip compile -q --universal --generate-hashes --no-header --no-annotate --no-emit-index-url
-
 lock: $(STAMP)  ## resolve the dependencies again, newer ones too with UPGRADE=1
-	$(LOCK) --python-version 3.11 pyproject.toml --all-extras --group dev $(if $(UPGRADE),--upgrade) -o requirements.lock
-	deploy/requirements/lock.sh
+	deploy/requirements/lock.sh $(if $(UPGRADE),--upgrade)
 
 format: $(STAMP)  ## format the code
 	.venv/bin/ruff check --fix-only -q .

@@ -213,13 +213,7 @@ class Stack:
 
     def fetch(self, url: str) -> str:
         """Get a page as text, whatever its status; a refused connection is an empty page."""
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - loopback addresses of ours
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            return error.read().decode()
-        except OSError:
-            return ""
+        return fetch(url)
 
     async def until(self, condition: Callable[[], Any], what: str, deadline_s: float = READY_DEADLINE_S) -> Any:
         """Wait until a condition on other processes holds and give its value; there is no event to wait for across them."""
@@ -394,6 +388,17 @@ class Stack:
             self._postgres.close()
         self.redis.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fetch(url: str) -> str:
+    """Get a page as text, whatever its status; a refused connection is an empty page."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - addresses of our own processes
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except OSError:
+        return ""
 
 
 def sample(page: str, name: str, labels: Mapping[str, str]) -> float:

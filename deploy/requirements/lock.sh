@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# Write the locks of the images: what requirements.lock has of each, so that images and tests run the same versions.
+# Write requirements.lock and the locks of the images: what it has of each, so that images and tests run the same versions.
+# --upgrade: newer ones, too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+upgrade=("$@")
 
 lock() {
-  local name=$1; shift
-  .venv/bin/python -m uv pip compile -q "$@" --universal --python-version 3.11 --generate-hashes --no-header \
-    --no-annotate --no-emit-index-url -o "deploy/requirements/$name.lock"
+  local file=$1; shift
+  .venv/bin/python -m uv pip compile -q "$@" "${upgrade[@]}" --universal --python-version 3.11 --generate-hashes --no-header \
+    --no-annotate --no-emit-index-url -o "$file"
 }
 
-lock router pyproject.toml --extra router --extra tracing -c requirements.lock
-lock worker pyproject.toml --extra worker --extra tracing -c requirements.lock --override deploy/requirements/without.txt
-lock demo pyproject.toml --extra router --extra worker --extra tracing --extra local -c requirements.lock --override deploy/requirements/without.txt
-lock build deploy/requirements/build.in
+lock requirements.lock pyproject.toml --all-extras --group dev
+
+images=deploy/requirements
+of_project=(pyproject.toml --extra tracing -c requirements.lock)
+lock $images/router.lock "${of_project[@]}" --extra router
+lock $images/worker.lock "${of_project[@]}" --extra worker --override $images/without.txt
+lock $images/demo.lock "${of_project[@]}" --extra router --extra worker --extra local --override $images/without.txt
+lock $images/build.lock $images/build.in

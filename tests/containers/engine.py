@@ -10,7 +10,6 @@ What it has changed of the machine's network rules is undone at the end; the pac
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -242,8 +241,3 @@ def _do(*command: str, env: Mapping[str, str] | None = None, folder: Path | None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise NoEngine(f"no container engine runs here, and {command[0]} fails: {' '.join(said)[-200:]}")
-
-
-def parsed(text: str) -> object:
-    """Read a client's JSON."""
-    return json.loads(text)

@@ -6,16 +6,15 @@ import asyncio
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.stack import free_ports
+from tests.stack import fetch, free_ports
 from tests.standins.carrier import Carrier
 from tests.standins.carrier_settings import CarrierSettings
+from tests.system.talk import worker_in
 
 if TYPE_CHECKING:
     import subprocess
@@ -109,15 +108,8 @@ class Site:
 
     def serving(self, call_sid: str) -> tuple[str, int]:
         """Give the container and the process id, as seen in it, of the worker that serves a call."""
-        found: tuple[str, int] = ("", 0)
-        for container in self.ids("worker"):
-            pids: dict[str, int] = {}
-            for line in self.lines(container):
-                if line.get("event") == "parked":
-                    pids[line["worker"]] = int(line["pid"])
-                if line.get("event") in {"bound", "call resumed"} and line.get("call_sid") == call_sid:
-                    found = (container, pids[line["worker"]])
-        return found
+        serving = ((container, worker_in(list(self.lines(container)), call_sid)) for container in self.ids("worker"))
+        return next(((container, pid) for container, pid in serving if pid), ("", 0))
 
     def first_ready_s(self) -> float:
         """Say how long after the start of the first pool's container its first worker was ready."""
@@ -129,17 +121,6 @@ class Site:
     def tail(self) -> str:
         """Give the last words of every container, for a failing test."""
         return self.attempt("logs", "--tail", "15").stdout[-6000:]
-
-
-def fetch(url: str) -> str:
-    """Get a page whatever its status; empty when nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - addresses of our own containers
-            return str(answer.read().decode())
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
-    except OSError:
-        return ""
 
 
 async def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:

@@ -12,7 +12,8 @@ import signal
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.containers.site import ROOT, fetch, until
+from tests.containers.site import ROOT, until
+from tests.stack import fetch
 from tests.system.talk import ask, greeted, recording
 
 if TYPE_CHECKING:

@@ -13,11 +13,7 @@ from shared.errors import SettingsError
 from tests.fakes_pool import FakePool
 from tests.router.harness import soon
 from tests.router.test_main import call, line_of, running, start
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+from tests.stack import free_ports
 
 
 async def checked(path: Path) -> tuple[int, str]:
@@ -32,7 +28,7 @@ async def checked(path: Path) -> tuple[int, str]:
 
 async def test_a_router_is_replaced_while_somebody_calls_all_the_time(folder: Path, tmp_path: Path) -> None:
     """Every webhook is answered: by the old router until it leaves, by the new one from the moment it listens."""
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     old, new = tmp_path / "old.sock", tmp_path / "new.sock"
     answers: list[bytes] = []
     async with (
@@ -64,7 +60,7 @@ async def test_a_router_is_replaced_while_somebody_calls_all_the_time(folder: Pa
 
 
 async def test_each_answers_for_itself_and_not_for_the_one_beside_it(folder: Path, tmp_path: Path) -> None:
-    port = str(free_port())
+    port = str(free_ports(1)[0])
     old, new = tmp_path / "old.sock", tmp_path / "new.sock"
     elsewhere = tmp_path / "elsewhere"
     async with (

@@ -47,12 +47,11 @@ def settings(**changes: Any) -> Settings:
 @pytest.fixture
 def otlp() -> Iterator[Standin]:
     """Somebody who takes traces."""
-    standin = standins.start("otlp")
-    try:
-        yield standin
-    finally:
-        tracing.leave()
-        standin.stop()
+    with standins.started("otlp") as standin:
+        try:
+            yield standin
+        finally:
+            tracing.leave()
 
 
 def spans(otlp: Standin) -> dict[str, dict[str, Any]]:

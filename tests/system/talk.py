@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.stack import LEXICON
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tests.stack import Stack
     from tests.standins.carrier_call import Call
 
@@ -36,7 +38,11 @@ async def greeted(call: Call) -> None:
 
 def worker_of(stack: Stack, call_sid: str) -> int:
     """Give the process id of the worker that serves a call, from the pool's log; 0 while it is not there."""
-    lines = stack.pool.lines()
+    return worker_in(stack.pool.lines(), call_sid)
+
+
+def worker_in(lines: Sequence[Mapping[str, Any]], call_sid: str) -> int:
+    """Give the process id of the worker that serves a call, from the lines of a pool's log; 0 when it serves it not."""
     serves = [
         line["worker"]
         for line in lines

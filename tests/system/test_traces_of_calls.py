@@ -53,11 +53,8 @@ SERVICES = {
 @pytest.fixture(scope="module")
 def otlp() -> Iterator[Standin]:
     """Somebody who takes traces."""
-    standin = standins.start("otlp")
-    try:
+    with standins.started("otlp") as standin:
         yield standin
-    finally:
-        standin.stop()
 
 
 @pytest.fixture(scope="module")
