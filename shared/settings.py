@@ -361,9 +361,8 @@ def refuse(error: OffhookError, *, served: bool = False) -> NoReturn:
     """
     stops = {signal.SIGTERM, signal.SIGINT}
     pause_s = _restart_pause_s() if served else 0.0
-    if (
-        pause_s
-    ):  # before a word, which may be answered with a signal; only blocked ones reach a container's first process
+    if pause_s:
+        # Before a word, which may be answered with a signal; only blocked ones reach a container's first process.
         signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     for line in str(error).splitlines():
         print(f"offhook: {line}", file=sys.stderr, flush=True)  # noqa: T201 - the logs are not configured yet
